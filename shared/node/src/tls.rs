@@ -1,0 +1,129 @@
+//! TLS: the certificate that a server shows, made on the first start, and the roots that a client trusts.
+use crate::{file, time};
+use anyhow::{Context as _, Result};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use shared_identity::ca::Authority;
+use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Duration};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// The authority of one installation outlives every certificate that it issues.
+const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
+const LEAF_LIFETIME: Duration = Duration::from_secs(365 * DAY.as_secs());
+/// A leaf that ends sooner than this is made anew at the next start.
+const RENEW_BEFORE: Duration = Duration::from_secs(120 * DAY.as_secs());
+
+/// Chooses the one provider of cryptography for the process. Call it first; later calls do nothing.
+pub fn install_crypto() {
+    // An error says that it was installed before, by an earlier call of this function.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// A server's certificate, and the authority that clients have to trust.
+#[derive(Clone)]
+pub struct ServingCert {
+    pub ca_pem: String,
+    pub chain_pem: String,
+    key_pem: String,
+}
+
+impl ServingCert {
+    /// Reads `<dir>/{ca,server}.{crt,key}`, or makes them: an authority once, and a leaf whenever it is missing, near
+    /// its end, or lacks one of `names`. The leaf also holds `localhost`, the host's name and its addresses.
+    pub fn load_or_make(dir: &Path, names: &[String]) -> Result<ServingCert> {
+        file::private_dir(dir)?;
+        let at = |name: &str| dir.join(name);
+        let now = time::now();
+        let authority = if at("ca.crt").exists() {
+            let (cert, key) = (file::read(&at("ca.crt"), "the CA")?, file::read(&at("ca.key"), "the CA's key")?);
+            Authority::from_pem(&cert, &key).with_context(|| format!("cannot use the CA in {}", dir.display()))?
+        } else {
+            let made = Authority::generate("weft control plane", None, now, CA_LIFETIME)?;
+            file::write_private(&at("ca.key"), made.key_pem().as_bytes())?;
+            file::write_public(&at("ca.crt"), made.cert_pem().as_bytes())?;
+            made
+        };
+        let names: Vec<String> = wanted_names(names).into_iter().collect();
+        let list = names.join("\n");
+        let current = || -> Option<(String, String)> {
+            let chain = std::fs::read_to_string(at("server.crt")).ok()?;
+            let key = std::fs::read_to_string(at("server.key")).ok()?;
+            let same = std::fs::read_to_string(at("server.names")).ok()? == list;
+            let fresh = shared_identity::ca::not_after(&chain).ok()? > now + RENEW_BEFORE;
+            (same && fresh).then_some((chain, key))
+        };
+        let (chain_pem, key_pem) = match current() {
+            Some(found) => found,
+            None => {
+                let leaf = authority.issue_server("weft control plane", &names, now, LEAF_LIFETIME)?;
+                file::write_private(&at("server.key"), leaf.key_pem.as_bytes())?;
+                file::write_public(&at("server.crt"), leaf.chain_pem.as_bytes())?;
+                file::write_public(&at("server.names"), list.as_bytes())?;
+                (leaf.chain_pem, leaf.key_pem)
+            }
+        };
+        Ok(ServingCert { ca_pem: authority.cert_pem().to_owned(), chain_pem, key_pem })
+    }
+
+    /// The server's side of TLS 1.2 and 1.3, for HTTP/1.1 and HTTP/2.
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>> {
+        let chain = certificates(&self.chain_pem)?;
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).context("the server's key")?;
+        let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+fn wanted_names(extra: &[String]) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = extra.iter().cloned().collect();
+    names.extend(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
+    let host = gethostname::gethostname().to_string_lossy().to_ascii_lowercase();
+    if !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.') {
+        names.insert(host);
+    }
+    let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let addresses = if_addrs::get_if_addrs().unwrap_or_default();
+    names.extend(addresses.iter().map(|interface| interface.ip()).filter(|ip| !link_local(ip)).map(|ip| ip.to_string()));
+    names
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let found = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().context("not PEM")?;
+    anyhow::ensure!(!found.is_empty(), "holds no certificate");
+    Ok(found)
+}
+
+/// The roots in a PEM text.
+pub fn roots(ca_pem: &str) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca_pem)? {
+        roots.add(certificate)?;
+    }
+    Ok(roots)
+}
+
+/// The client's side, trusting the authorities in `ca_pem` and nobody else.
+pub fn client_config(ca_pem: &str) -> Result<ClientConfig> {
+    Ok(ClientConfig::builder().with_root_certificates(roots(ca_pem)?).with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authority_stays_and_the_leaf_follows_the_names() {
+        install_crypto();
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = ServingCert::load_or_make(dir.path(), &[]).expect("made");
+        let again = ServingCert::load_or_make(dir.path(), &[]).expect("read");
+        assert_eq!((&first.ca_pem, &first.chain_pem), (&again.ca_pem, &again.chain_pem));
+        let named = ServingCert::load_or_make(dir.path(), &["cp.example".into()]).expect("made anew");
+        assert_eq!(first.ca_pem, named.ca_pem);
+        assert_ne!(first.chain_pem, named.chain_pem);
+        named.server_config().expect("a server's side");
+        client_config(&named.ca_pem).expect("a client's side");
+        assert!(client_config("rubbish").is_err());
+    }
+}
