@@ -1,0 +1,245 @@
+use super::*;
+use proptest::prelude::*;
+use serde_json::json;
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_timestamp_millis(ms).expect("a time")
+}
+
+fn mesh(name: &str) -> Resource {
+    Resource::new(kind::MESH, "", name, json!({}))
+}
+
+fn timeout(mesh: &str, name: &str, value: u64) -> Resource {
+    Resource::new("MeshTimeout", mesh, name, json!({ "to": [{ "value": value }] }))
+}
+
+fn put(resource: &Resource) -> Command {
+    Command::put(resource, Expected::Any, at(1_000))
+}
+
+fn delete(resource: &Resource) -> Command {
+    Command::delete(resource.key(), Expected::Any, at(2_000))
+}
+
+fn with_mesh() -> Catalog {
+    let mut catalog = Catalog::new();
+    assert_eq!(
+        catalog.apply(&put(&mesh("default"))),
+        Outcome::Stored { revision: Revision(1), created: true }
+    );
+    catalog
+}
+
+#[test]
+fn a_put_sets_times_and_the_revision_and_keeps_the_time_of_creation() {
+    let mut catalog = with_mesh();
+    let first = timeout("default", "t", 1);
+    catalog.apply(&Command::put(&first, Expected::Absent, at(5_000)));
+    let outcome = catalog.apply(&Command::put(&timeout("default", "t", 2), Expected::At(2), at(6_000)));
+    assert_eq!(outcome, Outcome::Stored { revision: Revision(3), created: false });
+    let stored = catalog.get(&first.key()).expect("it was put");
+    assert_eq!(
+        (stored.creation_time, stored.modification_time, stored.revision),
+        (at(5_000), at(6_000), Revision(3))
+    );
+    assert_eq!(catalog.applied_at(Revision(2)), Some(at(5_000)));
+    assert_eq!(catalog.applied_at(Revision(4)), None);
+}
+
+#[test]
+fn the_same_content_again_makes_no_revision() {
+    let mut catalog = with_mesh();
+    catalog.apply(&put(&timeout("default", "t", 1)));
+    let again = Command::put(&timeout("default", "t", 1), Expected::Any, at(9_000));
+    assert_eq!(catalog.apply(&again), Outcome::Unchanged { revision: Revision(2) });
+    assert_eq!(catalog.revision(), Revision(2));
+}
+
+#[test]
+fn what_is_not_as_expected_is_refused_and_changes_nothing() {
+    let mut catalog = with_mesh();
+    let resource = timeout("default", "t", 1);
+    let refused = |catalog: &mut Catalog, command: Command| match catalog.apply(&command) {
+        Outcome::Refused(refusal) => refusal,
+        other => panic!("{other:?}"),
+    };
+    let expecting = |expected| Command::put(&resource, expected, at(1));
+    assert_eq!(refused(&mut catalog, expecting(Expected::At(7))), Refusal::Conflict { actual: Revision(0) });
+    assert_eq!(refused(&mut catalog, delete(&resource)), Refusal::NotFound);
+    catalog.apply(&expecting(Expected::At(0)));
+    assert_eq!(refused(&mut catalog, expecting(Expected::Absent)), Refusal::Exists { revision: Revision(2) });
+    let other = Command::delete(resource.key(), Expected::At(1), at(1));
+    assert_eq!(refused(&mut catalog, other), Refusal::Conflict { actual: Revision(2) });
+    let lost = put(&timeout("nowhere", "t", 1));
+    assert_eq!(refused(&mut catalog, lost), Refusal::UnknownMesh("nowhere".to_owned()));
+    let garbage = Command::Put { resource: b"{".to_vec(), expected: Expected::Any, at_ms: 0 };
+    assert!(matches!(refused(&mut catalog, garbage), Refusal::Malformed(_)));
+    assert_eq!(catalog.revision(), Revision(2));
+}
+
+#[test]
+fn a_mesh_goes_with_all_that_is_in_it_at_one_revision_but_not_while_it_has_dataplanes() {
+    let mut catalog = with_mesh();
+    let dataplane = Resource::new(kind::DATAPLANE, "default", "web-1", json!({}));
+    catalog.apply(&put(&mesh("other")));
+    catalog.apply(&put(&timeout("other", "kept", 1)));
+    catalog.apply(&put(&timeout("default", "a", 1)));
+    catalog.apply(&put(&dataplane));
+    let refusal = Refusal::MeshInUse { dataplanes: 1 };
+    assert_eq!(catalog.apply(&delete(&mesh("default"))), Outcome::Refused(refusal));
+    catalog.apply(&delete(&dataplane));
+    let before = catalog.revision();
+    assert_eq!(catalog.apply(&delete(&mesh("default"))), Outcome::Deleted { revision: before.next() });
+    let changes = catalog.changes_since(before).expect("nothing is forgotten");
+    let gone: Vec<String> = changes.iter().map(|change| change.key().to_string()).collect();
+    assert_eq!(gone, ["Mesh default", "MeshTimeout default/a"]);
+    assert!(changes.iter().all(|change| change.revision() == before.next()));
+    assert_eq!(catalog.len(), 2);
+}
+
+#[test]
+fn a_catalog_whose_meshes_are_elsewhere_takes_resources_of_any_mesh() {
+    let mut catalog = Catalog::with_meshes(Meshes::Elsewhere);
+    assert!(matches!(catalog.apply(&put(&timeout("far", "t", 1))), Outcome::Stored { .. }));
+    let read = Catalog::decode(&catalog.encode()).expect("it was just written");
+    assert_eq!(read.meshes(), Meshes::Elsewhere);
+}
+
+#[test]
+fn a_list_is_of_one_kind_and_ordered() {
+    let mut catalog = with_mesh();
+    catalog.apply(&put(&mesh("m2")));
+    for (mesh, name) in [("m2", "a"), ("default", "b"), ("default", "a")] {
+        catalog.apply(&put(&timeout(mesh, name, 1)));
+    }
+    catalog.apply(&put(&Resource::new("MeshTLS", "default", "x", json!({}))));
+    let names =
+        |mesh| -> Vec<String> { catalog.list("MeshTimeout", mesh).map(|r| r.key().to_string()).collect() };
+    assert_eq!(names(None), ["MeshTimeout default/a", "MeshTimeout default/b", "MeshTimeout m2/a"]);
+    assert_eq!(names(Some("default")), ["MeshTimeout default/a", "MeshTimeout default/b"]);
+    assert_eq!(catalog.list(kind::MESH, None).count(), 2);
+}
+
+#[test]
+fn a_follower_that_is_too_far_behind_or_ahead_compares_with_the_whole() {
+    let mut catalog = with_mesh();
+    assert_eq!(catalog.changes_since(Revision(2)), None);
+    let resource = timeout("default", "t", 1);
+    for _ in 0..=TOMBSTONES_KEPT {
+        catalog.apply(&put(&resource));
+        catalog.apply(&delete(&resource));
+    }
+    assert_eq!(catalog.tombstones.len(), TOMBSTONES_KEPT);
+    assert_eq!(catalog.applied.len(), APPLIED_KEPT);
+    assert_eq!(catalog.changes_since(Revision(2)), None);
+    assert!(catalog.changes_since(Revision(3)).is_some());
+}
+
+#[test]
+fn damaged_bytes_are_refused() {
+    let bytes = with_mesh().encode();
+    assert!(matches!(Catalog::decode(&[]), Err(crate::Error::Damaged(_))));
+    assert!(matches!(Catalog::decode(&[9, 0]), Err(crate::Error::Newer(9))));
+    for length in 1..bytes.len() {
+        assert!(Catalog::decode(&bytes[..length]).is_err(), "{length}");
+    }
+    let long = [bytes.as_slice(), &[0]].concat();
+    assert!(Catalog::decode(&long).is_err());
+}
+
+/// Commands that meet often: few meshes, few names, all expectations, numbers of every shape.
+fn commands() -> impl Strategy<Value = Vec<Command>> {
+    let key = (
+        prop_oneof![Just(kind::MESH), Just(kind::DATAPLANE), Just("MeshTimeout"), Just("MeshNew")],
+        0..2,
+        0..4,
+    );
+    let expected = prop_oneof![
+        5 => Just(Expected::Any),
+        1 => Just(Expected::Absent),
+        1 => (0..40u64).prop_map(Expected::At)
+    ];
+    let number = prop_oneof![
+        any::<i64>().prop_map(|n| json!(n)),
+        any::<f64>().prop_map(|n| json!(n)),
+        Just(json!("5s"))
+    ];
+    let command = (key, expected, number, 0..3, any::<i64>()).prop_map(
+        |((kind, mesh, name), expected, number, verb, at_ms)| {
+            let (mesh, name) = match kind {
+                kind::MESH => (String::new(), format!("m{mesh}")),
+                _ => (format!("m{mesh}"), format!("n{name}")),
+            };
+            let resource =
+                Resource::new(kind, &mesh, &name, json!({ "value": number })).with_label("l", name.as_str());
+            match verb {
+                0 => Command::Delete { key: resource.key(), expected, at_ms },
+                _ => Command::Put { resource: serde_json::to_vec(&resource).expect("JSON"), expected, at_ms },
+            }
+        },
+    );
+    prop::collection::vec(command, 0..80)
+}
+
+proptest! {
+    #[test]
+    fn the_same_commands_give_the_same_bytes(commands in commands()) {
+        let (mut one, mut two) = (Catalog::new(), Catalog::new());
+        for command in &commands {
+            let wire = bincode::serde::encode_to_vec(command, bincode::config::standard()).expect("encodes");
+            let (copy, _) = bincode::serde::decode_from_slice::<Command, _>(&wire, bincode::config::standard()).expect("decodes");
+            prop_assert_eq!(one.apply(command), two.apply(&copy));
+        }
+        prop_assert_eq!(one.encode(), two.encode());
+    }
+
+    #[test]
+    fn a_snapshot_in_the_middle_makes_no_difference(commands in commands(), cut in 0..80usize) {
+        let (before, after) = commands.split_at(cut.min(commands.len()));
+        let mut whole = Catalog::new();
+        before.iter().for_each(|command| { whole.apply(command); });
+        let mut read = Catalog::decode(&whole.encode()).expect("it was just written");
+        prop_assert_eq!(&read, &whole);
+        for command in after {
+            prop_assert_eq!(read.apply(command), whole.apply(command));
+        }
+        prop_assert_eq!(read.encode(), whole.encode());
+    }
+
+    #[test]
+    fn changes_folded_over_an_old_catalog_give_the_new_one(commands in commands(), cut in 0..80usize) {
+        let (before, after) = commands.split_at(cut.min(commands.len()));
+        let mut catalog = Catalog::new();
+        before.iter().for_each(|command| { catalog.apply(command); });
+        let old = catalog.clone();
+        after.iter().for_each(|command| { catalog.apply(command); });
+        let mut folded: std::collections::BTreeMap<_, _> = old.iter().map(|r| (r.key(), r.clone())).collect();
+        let mut last = old.revision();
+        for change in catalog.changes_since(old.revision()).expect("nothing is forgotten") {
+            prop_assert!(change.revision() >= last && change.revision() <= catalog.revision());
+            last = change.revision();
+            match change {
+                Change::Put(resource) => { folded.insert(resource.key(), resource); }
+                Change::Deleted { key, .. } => { folded.remove(&key); }
+            }
+        }
+        prop_assert!(folded.values().eq(catalog.iter()));
+    }
+
+    #[test]
+    fn a_revision_is_one_step_and_only_for_a_change(commands in commands()) {
+        let mut catalog = Catalog::new();
+        for command in &commands {
+            let before = catalog.clone();
+            match catalog.apply(command) {
+                Outcome::Stored { revision, .. } | Outcome::Deleted { revision } => {
+                    prop_assert_eq!(revision, before.revision().next());
+                    prop_assert_eq!(catalog.revision(), revision);
+                }
+                Outcome::Unchanged { .. } | Outcome::Refused(_) => prop_assert_eq!(&catalog, &before),
+            }
+            prop_assert_eq!(catalog.written.len(), catalog.resources.len());
+        }
+    }
+}

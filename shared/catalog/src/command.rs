@@ -1,0 +1,53 @@
+//! What a writer asks of the catalog.
+use crate::octets;
+use serde::{Deserialize, Serialize};
+use shared_model::{Resource, ResourceKey, Timestamp};
+
+/// What must be true of the stored resource for a command to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expected {
+    Any,
+    /// The resource must not exist.
+    Absent,
+    /// The resource must be at this revision; 0 is the same as [`Expected::Absent`].
+    At(u64),
+}
+
+/// A write. The enum is closed and append-only: logs hold its variants by number. A resource travels as its JSON
+/// bytes, because documents do not fit a format without names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    Put {
+        #[serde(with = "octets")]
+        resource: Vec<u8>,
+        expected: Expected,
+        /// When the writer asked, in milliseconds since 1970.
+        at_ms: i64,
+    },
+    Delete {
+        key: ResourceKey,
+        expected: Expected,
+        at_ms: i64,
+    },
+}
+
+impl Command {
+    /// The revision and the times that `resource` carries are ignored: the catalog sets its own.
+    pub fn put(resource: &Resource, expected: Expected, at: Timestamp) -> Command {
+        let resource = serde_json::to_vec(resource)
+            .expect("a resource is a tree of strings, numbers and maps by string");
+        Command::Put { resource, expected, at_ms: at.timestamp_millis() }
+    }
+
+    pub fn delete(key: ResourceKey, expected: Expected, at: Timestamp) -> Command {
+        Command::Delete { key, expected, at_ms: at.timestamp_millis() }
+    }
+
+    /// Roughly how many bytes it takes in a log.
+    pub fn size(&self) -> usize {
+        match self {
+            Command::Put { resource, .. } => resource.len() + 32,
+            Command::Delete { key, .. } => key.kind.len() + key.mesh.len() + key.name.len() + 32,
+        }
+    }
+}
