@@ -81,7 +81,7 @@ pub(crate) fn identify<'a>(
     let spec = match made {
         Ok((mut spec, left_out)) => {
             problems.extend(left_out);
-            problems.extend(add_tags(&mut spec.uris, subject.dataplane));
+            problems.extend(add_tags(&mut spec.uris, subject));
             Some(spec)
         }
         Err(reason) => {
@@ -172,12 +172,14 @@ fn from_mtls(subject: &Subject, backend: &str, lifetime: Duration) -> Made {
     (IdentitySpec { authority, spiffe_id: uris[0].clone(), uris, lifetime }, left_out)
 }
 
-/// Adds the tags of the inbounds as URIs. A value with a `/` could pose as another tag, so it is left out and reported.
-fn add_tags(uris: &mut Vec<String>, dataplane: &Dataplane) -> Vec<Problem> {
+/// Adds the tags of the inbounds as URIs, and the zone, which is a tag of every proxy whatever its document says. A value
+/// with a `/` could pose as another tag, so it is left out and reported.
+fn add_tags(uris: &mut Vec<String>, subject: &Subject) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut seen = BTreeSet::new();
-    for (i, inbound) in dataplane.networking.inbound.iter().enumerate() {
-        for (key, value) in &inbound.tags {
+    uris.push(tag_uri(labels::ZONE, subject.zone));
+    for (i, inbound) in subject.dataplane.networking.inbound.iter().enumerate() {
+        for (key, value) in inbound.tags.iter().filter(|(key, _)| *key != labels::ZONE) {
             let plain = |text: &str| {
                 !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._:".contains(c))
             };

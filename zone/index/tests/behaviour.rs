@@ -230,7 +230,12 @@ fn a_2x_mesh_names_proxies_by_service_and_shows_their_tags() {
     assert_eq!(view.mtls, MtlsMode::Permissive);
     assert_eq!(
         identity.uris,
-        ["spiffe://m/web", "kuma://kuma.io/protocol/http", "kuma://kuma.io/service/web"]
+        [
+            "spiffe://m/web",
+            "kuma://kuma.io/protocol/http",
+            "kuma://kuma.io/service/web",
+            "kuma://kuma.io/zone/z1"
+        ]
     );
     assert_eq!(identity.authority.identity, "mtls-ca");
     assert_eq!(zone.0.epoch().authorities_wanted(), [identity.authority]);
