@@ -45,6 +45,9 @@ pub fn init(flags: &Flags, service: &'static str) -> Result<Guard> {
         // These speak of their own inner life; ours is told by our own events.
         .add_directive("opentelemetry=warn".parse()?)
         .add_directive("openraft=warn".parse()?)
+        // openraft warns of every retry towards a zone that is away; the link tells that once.
+        .add_directive("openraft::replication=off".parse()?)
+        .add_directive("openraft::engine::handler::replication_handler=off".parse()?)
         .add_directive("sled=warn".parse()?)
         .add_directive("h2=warn".parse()?);
     let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);

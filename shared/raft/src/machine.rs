@@ -1,0 +1,163 @@
+//! The catalog as openraft's state machine. Its state is in memory; on disk are the snapshot and the log since.
+use crate::{
+    Entry, TypeConfig,
+    snapshot::{SnapshotBody, Snapshots, close_body, open_body},
+    types::{LogId, SnapshotMeta, StorageError, StoredMembership},
+};
+use openraft::{
+    AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageIOError,
+    storage::RaftStateMachine,
+};
+use shared_catalog::{Catalog, Outcome};
+use std::{
+    io::{self, Cursor},
+    sync::Arc,
+};
+use tokio::sync::watch;
+
+pub struct StateMachine {
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    catalog: Catalog,
+    published: watch::Sender<Arc<Catalog>>,
+    snapshots: Arc<Snapshots>,
+}
+
+impl StateMachine {
+    pub(crate) fn new(
+        snapshots: Snapshots,
+        newest: Option<(SnapshotMeta, Catalog)>,
+    ) -> (StateMachine, watch::Receiver<Arc<Catalog>>) {
+        let (meta, catalog) = newest.unwrap_or_default();
+        let (published, catalogs) = watch::channel(Arc::new(catalog.clone()));
+        let machine = StateMachine {
+            applied: meta.last_log_id,
+            membership: meta.last_membership,
+            catalog,
+            published,
+            snapshots: Arc::new(snapshots),
+        };
+        (machine, catalogs)
+    }
+
+    /// A clone of the catalog shares its structure: publishing costs nothing that grows.
+    fn publish(&self) {
+        self.published.send_replace(Arc::new(self.catalog.clone()));
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Vec<Outcome>>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let before = self.catalog.revision();
+        let mut outcomes = Vec::new();
+        for entry in entries {
+            self.applied = Some(entry.log_id);
+            outcomes.push(match entry.payload {
+                EntryPayload::Blank => Vec::new(),
+                EntryPayload::Normal(batch) => {
+                    batch.0.iter().map(|command| self.catalog.apply(command)).collect()
+                }
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    Vec::new()
+                }
+            });
+        }
+        if self.catalog.revision() != before {
+            self.publish();
+        }
+        Ok(outcomes)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        let snapshot_id = self.applied.map_or_else(|| "empty".to_owned(), |applied| applied.to_string());
+        SnapshotBuilder {
+            meta: SnapshotMeta {
+                last_log_id: self.applied,
+                last_membership: self.membership.clone(),
+                snapshot_id,
+            },
+            catalog: self.catalog.clone(),
+            snapshots: self.snapshots.clone(),
+        }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotBody>, StorageError> {
+        Ok(Box::new(SnapshotBody::empty()))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        body: Box<SnapshotBody>,
+    ) -> Result<(), StorageError> {
+        let snapshots = self.snapshots.clone();
+        let kept = meta.clone();
+        let install = move || {
+            let bytes = body.bytes();
+            let catalog =
+                open_body(bytes).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
+            snapshots.keep(&kept, &Arc::from(bytes))?;
+            Ok(catalog)
+        };
+        self.catalog = blocking(install)
+            .await
+            .map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&error)))?;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.publish();
+        tracing::info!(
+            revision = self.catalog.revision().0,
+            "took a snapshot of the catalog from the leader"
+        );
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
+        let snapshots = self.snapshots.clone();
+        let newest = blocking(move || snapshots.newest())
+            .await
+            .map_err(|error| StorageIOError::read_snapshot(None, AnyError::new(&error)))?;
+        Ok(newest.map(|(meta, body)| sending(meta, body)))
+    }
+}
+
+/// Holds the catalog as it was; later commands do not touch it.
+pub struct SnapshotBuilder {
+    meta: SnapshotMeta,
+    catalog: Catalog,
+    snapshots: Arc<Snapshots>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
+        let (meta, catalog, snapshots) = (self.meta.clone(), self.catalog.clone(), self.snapshots.clone());
+        let build = move || {
+            let body = close_body(&catalog);
+            snapshots.keep(&meta, &body)?;
+            Ok(body)
+        };
+        let body = blocking(build).await.map_err(|error| {
+            StorageIOError::write_snapshot(Some(self.meta.signature()), AnyError::new(&error))
+        })?;
+        Ok(sending(self.meta.clone(), body))
+    }
+}
+
+fn sending(meta: SnapshotMeta, body: Arc<[u8]>) -> Snapshot<TypeConfig> {
+    Snapshot { meta, snapshot: Box::new(SnapshotBody::Sending(Cursor::new(body))) }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
