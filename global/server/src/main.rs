@@ -1,1 +1,7 @@
-fn main() {}
+//! `global-cp`: see `global-cp --help`.
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shared_node::tls::install_crypto();
+    shared_node::exit::run(global_server::cli::main)
+}

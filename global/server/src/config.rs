@@ -1,0 +1,95 @@
+//! What the operator chooses: a YAML file, overridden by `WEFT_…` variables, overridden by flags.
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+/// The configuration of `global-cp`. Keys of the file are those of the flags in camel case; unknown ones are refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// Where this node keeps the log, certificates and keys.
+    pub data_dir: PathBuf,
+    /// The REST API, plain HTTP, on loopback only: the caller is an administrator.
+    pub api_bind: SocketAddr,
+    /// The REST API over TLS, for callers with a user token.
+    pub api_https_bind: SocketAddr,
+    /// The link that zones dial, TLS.
+    pub link_bind: SocketAddr,
+    /// Metrics and health.
+    pub diagnostics_bind: SocketAddr,
+    /// Further names of the serving certificate.
+    pub tls_san: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Config {
+            data_dir: PathBuf::new(),
+            api_bind: loopback(5681),
+            api_https_bind: loopback(5682),
+            link_bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5685)),
+            diagnostics_bind: loopback(5680),
+            tls_san: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the text of a configuration file.
+    pub fn parse(text: &str) -> Result<Config> {
+        let value = shared_model::document::parse(text).map_err(|problem| anyhow!("{problem}"))?;
+        let value = if value.is_null() { serde_json::json!({}) } else { value };
+        shared_model::strict::read(&value, "").map_err(|problem| anyhow!("{problem}"))
+    }
+
+    /// Refuses what cannot work, before anything is touched.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            !self.data_dir.as_os_str().is_empty(),
+            "--data-dir is missing: where this node keeps its state"
+        );
+        ensure!(
+            self.api_bind.ip().is_loopback(),
+            "--api-bind {} is not a loopback address: plain HTTP is for callers on this host, others use --api-https-bind",
+            self.api_bind
+        );
+        Ok(())
+    }
+
+    /// As YAML that [`Config::parse`] reads back.
+    pub fn print(&self) -> Result<String> {
+        let value = serde_json::to_value(self)?;
+        let fields = value.as_object().context("a configuration is a mapping")?;
+        // Each value as JSON, which YAML contains.
+        Ok(fields.iter().map(|(key, value)| format!("{key}: {value}\n")).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_configuration_reads_back_the_same() {
+        let config = Config { data_dir: "d".into(), tls_san: vec!["cp.example".into()], ..Config::default() };
+        assert_eq!(Config::parse(&config.print().expect("printed")).expect("read"), config);
+        assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        let refused = |config: Config| config.check().expect_err("refused").to_string();
+        assert!(refused(Config::default()).contains("--data-dir"));
+        let open = SocketAddr::from(([0, 0, 0, 0], 5681));
+        assert!(
+            refused(Config { data_dir: "d".into(), api_bind: open, ..Config::default() })
+                .contains("--api-bind")
+        );
+        assert!(Config::parse("apiBnid: a").expect_err("refused").to_string().contains("apiBnid"));
+        assert!(Config::parse("apiBind: here").expect_err("refused").to_string().contains("apiBind"));
+    }
+}

@@ -1,0 +1,25 @@
+//! The zones: who is connected, what they have said, and the actors that speak with them.
+//!
+//! ```text
+//!             +--------------- per connected zone ----------------+
+//!  stream --> | ZoneActor (the loop) --Event--> ZoneSession (pure) | --Effect--> outbox --> stream
+//!             +---------------------------------------------------+       |
+//!                    ^ ZoneHandle (calls, close)                          v
+//!                    |                                   Zones: Progress, Inventory, who is online
+//!                  api::Core  <---------- reads ------------------'
+//! ```
+//!
+//! [`link`] is the gRPC service that lets a zone in; [`Zones`] is the shared state that the API reads.
+mod actor;
+mod handle;
+mod insight;
+mod inventory;
+pub mod link;
+mod naming;
+mod progress;
+mod session;
+mod state;
+mod submission;
+
+pub use handle::ZoneHandle;
+pub use state::{Connection, Found, Zones};

@@ -1,0 +1,127 @@
+//! The routes. Each kind gets its own literal paths, so that no name of a resource can hide a fixed segment.
+mod documents;
+mod inspect;
+mod overviews;
+mod resources;
+mod revisions;
+mod system;
+mod tokens;
+
+use crate::{
+    access::{self, Caller, Door},
+    backend::Backend,
+    error::{Reason, Refused},
+    rules::Place,
+};
+use axum::{
+    Router,
+    extract::{ConnectInfo, DefaultBodyLimit, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::StatusCode;
+use shared_model::{document::DOCUMENT_MAX, kind};
+use std::{net::SocketAddr, sync::Arc};
+
+/// What every handler is given.
+#[derive(Clone)]
+struct Api {
+    backend: Arc<dyn Backend>,
+    door: Door,
+}
+
+impl Api {
+    /// Runs `judge` with the place at which a write arrives.
+    fn at_place<T>(&self, judge: impl FnOnce(Place<'_>) -> T) -> T {
+        let about = self.backend.about();
+        judge(Place { mode: about.mode, zone: about.zone.as_deref() })
+    }
+}
+
+/// The API for one listener. The listener must give `ConnectInfo<SocketAddr>`, or nobody is local.
+pub fn router(backend: Arc<dyn Backend>, door: Door) -> Router {
+    let api = Api { backend, door };
+    let mut router = Router::new()
+        .route("/", get(system::index))
+        .route("/config", get(system::config))
+        .route("/policies", get(system::policies))
+        .route("/_resources", get(system::kinds))
+        .route("/who-am-i", get(system::who_am_i))
+        .route("/_kri/{kri}", get(resources::by_kri))
+        .route("/_revisions/{revision}", get(revisions::status))
+        .route("/_check", post(documents::check))
+        .route("/tokens/dataplane", post(tokens::dataplane))
+        .route("/tokens/zone", post(tokens::zone))
+        .route("/tokens/user", post(tokens::user))
+        .route("/meshes/{mesh}/dataplanes/{name}/xds", get(inspect::xds))
+        .route("/meshes/{mesh}/dataplanes/{name}/stats", get(inspect::stats))
+        .route("/meshes/{mesh}/dataplanes/{name}/clusters", get(inspect::clusters))
+        .merge(overviews::routes());
+    for kind in kind::KINDS {
+        router = router.merge(resources::routes(kind));
+    }
+    router
+        .fallback(|| async { Refused::NotFound("404: Page Not Found".into()) })
+        .method_not_allowed_fallback(|| async {
+            Refused::NotAllowed("this path takes no such method".into())
+        })
+        .layer(DefaultBodyLimit::max(DOCUMENT_MAX))
+        .layer(middleware::from_fn_with_state(api.clone(), guard))
+        .with_state(api)
+}
+
+/// Finds out who calls, turns away who may not, logs and counts the answer.
+async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let caller = identify(&api, &request);
+    let user = caller.as_ref().map_or("unknown", |caller| &caller.name).to_owned();
+    let answer = match caller {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(refused) => refused.into_response(),
+    };
+    let status = answer.status();
+    if let Some(Reason(reason)) = answer.extensions().get() {
+        // A reason may quote what was sent.
+        let reason = if path.contains("secret") { "(not logged)" } else { reason };
+        match status {
+            _ if status.is_server_error() => tracing::error!(user, %method, path, reason, "a request failed"),
+            // Who asks for what is not there does nothing that an operator must know.
+            StatusCode::NOT_FOUND => tracing::debug!(user, %method, path, reason, "not found"),
+            _ => tracing::warn!(user, %method, path, reason, "a request is refused"),
+        }
+    }
+    api.backend.answered(method.as_str(), status.as_u16());
+    answer
+}
+
+fn identify(api: &Api, request: &Request) -> Result<Caller, Refused> {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let keys = || api.backend.user_keys();
+    let now = shared_node::time::now();
+    let caller = access::identify(api.door, peer, request.uri(), request.headers(), keys, now)?;
+    // The index is open: clients ask it before they have a token.
+    if caller.is_anonymous() && request.uri().path() != "/" {
+        let advice = match api.door {
+            Door::Loopback => "a user token is needed: this call does not come directly from this host",
+            Door::Https => "a user token is needed: send authorization: Bearer <token>",
+        };
+        return Err(Refused::Unauthenticated(advice.into()));
+    }
+    Ok(caller)
+}
+
+/// Only administrators pass.
+fn need_admin(caller: &Caller, what: &str) -> Result<(), Refused> {
+    match caller.is_admin() {
+        true => Ok(()),
+        false => Err(Refused::Forbidden(format!(
+            "user {:?} may not {what}: it needs the group {}",
+            caller.name,
+            access::ADMIN
+        ))),
+    }
+}
