@@ -1,1 +1,4 @@
-fn main() {}
+//! `zone-cp`, the control plane of a zone.
+fn main() -> std::process::ExitCode {
+    shared_node::exit::run(zone_server::cli::main)
+}

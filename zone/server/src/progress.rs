@@ -1,0 +1,119 @@
+//! The trackers of both catalogs behind one lock, and the bell that rings when something moved.
+use crate::metrics::{self, Metrics};
+use crate::tracker::{Done, Report, Tracker};
+use shared_model::{Revision, Timestamp};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard};
+use tokio::sync::watch;
+use zone_index::ProxyId;
+
+/// Where a revision comes from: global, or the zone's own store. Each counts for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Followed,
+    Owned,
+}
+
+/// How far the revisions of both catalogs have come.
+pub struct Progress {
+    trackers: Mutex<Trackers>,
+    ticks: watch::Sender<u64>,
+    metrics: Metrics,
+}
+
+#[derive(Default)]
+struct Trackers {
+    followed: Tracker,
+    owned: Tracker,
+}
+
+impl Progress {
+    pub fn new(metrics: Metrics) -> Progress {
+        Progress { trackers: Mutex::default(), ticks: watch::Sender::new(0), metrics }
+    }
+
+    /// Counts up with everything that may change a report.
+    pub fn ticks(&self) -> watch::Receiver<u64> {
+        self.ticks.subscribe()
+    }
+
+    pub fn applied(
+        &self,
+        source: Source,
+        revision: Revision,
+        generation: u64,
+        commanded: Timestamp,
+        now: Timestamp,
+        touched: BTreeSet<ProxyId>,
+    ) {
+        self.lock().of(source).applied(revision, generation, commanded, now, touched);
+        self.ring();
+    }
+
+    /// The proxy holds all of `generation`.
+    pub fn acknowledged(&self, proxy: &ProxyId, generation: u64, pushed: bool) {
+        let now = shared_node::time::now();
+        self.settle(|tracker| tracker.acknowledged(proxy, generation, pushed, now), pushed);
+    }
+
+    pub fn refused(&self, proxy: &ProxyId, generation: u64, reason: &str) {
+        let mut trackers = self.lock();
+        for source in [Source::Followed, Source::Owned] {
+            trackers.of(source).refused(proxy, generation, reason);
+        }
+        drop(trackers);
+        self.ring();
+    }
+
+    /// Nobody need wait for this proxy any more.
+    pub fn gone(&self, proxy: &ProxyId) {
+        let now = shared_node::time::now();
+        self.settle(|tracker| tracker.gone(proxy, now), false);
+    }
+
+    pub fn report(&self, source: Source, revision: Revision) -> Option<Report> {
+        self.lock().of(source).report(revision)
+    }
+
+    pub fn newest(&self, source: Source) -> Revision {
+        self.lock().of(source).newest()
+    }
+
+    /// What moved among global's revisions since this was last asked; with `all`, everything that is kept.
+    pub fn take_followed(&self, all: bool) -> Vec<Report> {
+        let mut trackers = self.lock();
+        if all { trackers.followed.take_all() } else { trackers.followed.take_changed() }
+    }
+
+    fn settle(&self, mut step: impl FnMut(&mut Tracker) -> Vec<Done>, pushed: bool) {
+        let mut trackers = self.lock();
+        let mut done = step(&mut trackers.followed);
+        done.extend(step(&mut trackers.owned));
+        drop(trackers);
+        for one in done.iter().filter(|_| pushed) {
+            metrics::observe(&self.metrics.apply_to_ack, one.after);
+            if one.settled {
+                metrics::observe(&self.metrics.apply_to_settled, one.after);
+                tracing::debug!(revision = one.revision.0, ms = one.after.as_secs_f64() * 1e3, "settled");
+            }
+        }
+        self.ring();
+    }
+
+    fn ring(&self) {
+        self.ticks.send_modify(|ticks| *ticks += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Trackers> {
+        self.trackers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Trackers {
+    fn of(&mut self, source: Source) -> &mut Tracker {
+        match source {
+            Source::Followed => &mut self.followed,
+            Source::Owned => &mut self.owned,
+        }
+    }
+}

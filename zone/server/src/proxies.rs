@@ -1,0 +1,218 @@
+//! The proxies that are connected: at most one stream each, the newest one wins.
+mod actor;
+pub mod admission;
+pub mod departures;
+
+pub use actor::{OUTBOX, Parts, ProxyActor, Shared};
+
+use actix::prelude::*;
+use prometheus_client::metrics::gauge::Gauge;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{RwLock, RwLockWriteGuard, mpsc};
+use zone_index::ProxyId;
+
+/// The address of a proxy's actor. Waking it twice before it looks costs one look.
+#[derive(Clone)]
+pub struct ProxyHandle {
+    address: Addr<ProxyActor>,
+    /// The slot of size one: something newer is there than the actor has looked at.
+    latest: Arc<AtomicBool>,
+}
+
+/// All that can wake a proxy's actor besides the words of its Envoy.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub enum Wake {
+    /// The world, or its certificate, has moved on.
+    Latest,
+    /// Tokens were revoked: look whether its own is still good.
+    Recheck,
+    /// End the stream.
+    End(tonic::Status),
+}
+
+impl ProxyHandle {
+    pub fn wake(&self) {
+        if !self.latest.swap(true, Ordering::AcqRel) {
+            self.address.do_send(Wake::Latest);
+        }
+    }
+
+    pub fn recheck(&self) {
+        self.address.do_send(Wake::Recheck);
+    }
+
+    fn end(&self, status: tonic::Status) {
+        self.address.do_send(Wake::End(status));
+    }
+}
+
+/// The registry of connected proxies.
+pub struct Proxies {
+    connected: Mutex<BTreeMap<ProxyId, (u64, ProxyHandle)>>,
+    /// Proxies between their token and their actor, with the number of their streams.
+    arriving: Mutex<BTreeMap<ProxyId, usize>>,
+    /// Held while a Dataplane is removed: nobody begins to arrive meanwhile and finds what is about to go.
+    leaving: RwLock<()>,
+    incarnations: AtomicU64,
+    closing: AtomicBool,
+    gauge: Gauge,
+    departed: mpsc::UnboundedSender<ProxyId>,
+}
+
+impl Proxies {
+    /// Each proxy whose last stream has ended is sent to the receiver. The channel holds at most one entry per stream
+    /// that ended, and its reader only moves them into a set.
+    pub fn new(gauge: Gauge) -> (Arc<Proxies>, mpsc::UnboundedReceiver<ProxyId>) {
+        let (departed, departures) = mpsc::unbounded_channel();
+        let proxies = Proxies {
+            connected: Mutex::default(),
+            arriving: Mutex::default(),
+            leaving: RwLock::default(),
+            incarnations: AtomicU64::new(1),
+            closing: AtomicBool::new(false),
+            gauge,
+            departed,
+        };
+        (Arc::new(proxies), departures)
+    }
+
+    /// Starts an actor for a stream and makes it the proxy's stream; an older one is ended.
+    pub fn connect(self: &Arc<Self>, arbiter: &ArbiterHandle, parts: Parts) -> ProxyHandle {
+        let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
+        let id = parts.id.clone();
+        let latest = Arc::new(AtomicBool::new(false));
+        let stream = Connected { id: id.clone(), incarnation, proxies: self.clone() };
+        let (flag, this) = (latest.clone(), parts);
+        let address = ProxyActor::start_in_arbiter(arbiter, move |_| ProxyActor::new(this, stream, flag));
+        let handle = ProxyHandle { address, latest };
+        let mut connected = self.lock();
+        let older = connected.insert(id.clone(), (incarnation, handle.clone()));
+        self.gauge.set(i64::try_from(connected.len()).unwrap_or(i64::MAX));
+        drop(connected);
+        if let Some((_, older)) = older {
+            tracing::info!(
+                mesh = id.mesh,
+                proxy = id.name,
+                "a newer stream of the proxy replaces the older one"
+            );
+            older.end(tonic::Status::aborted("a newer stream of this proxy has taken over"));
+        }
+        if self.closing.load(Ordering::Acquire) {
+            handle.end(shutting_down());
+        }
+        // It looks only once it is registered, so that no epoch falls between its look and its first wake.
+        handle.wake();
+        handle
+    }
+
+    /// Notes that a proxy is about to connect; until the note is dropped its Dataplane is not removed.
+    pub async fn arrive(self: &Arc<Self>, id: &ProxyId) -> Arrival {
+        let _nobody_leaves = self.leaving.read().await;
+        *lock(&self.arriving).entry(id.clone()).or_default() += 1;
+        Arrival { id: id.clone(), proxies: self.clone() }
+    }
+
+    /// While this is held, nobody begins to arrive.
+    pub async fn nobody_arrives(&self) -> RwLockWriteGuard<'_, ()> {
+        self.leaving.write().await
+    }
+
+    /// True for a proxy that is connected or about to be.
+    pub fn is_present(&self, id: &ProxyId) -> bool {
+        // In this order: an arrival ends after it has become a connection.
+        lock(&self.arriving).contains_key(id) || self.lock().contains_key(id)
+    }
+
+    /// Calls `with` with those of `ids` that are connected, while nobody connects or leaves; gives their handles.
+    pub fn among_connected(
+        &self,
+        ids: BTreeSet<ProxyId>,
+        with: impl FnOnce(BTreeSet<ProxyId>),
+    ) -> Vec<ProxyHandle> {
+        let connected = self.lock();
+        let (mut found, mut handles) = (BTreeSet::new(), Vec::new());
+        for id in ids {
+            if let Some((_, handle)) = connected.get(&id) {
+                handles.push(handle.clone());
+                found.insert(id);
+            }
+        }
+        with(found);
+        handles
+    }
+
+    pub fn handles<'a>(&self, ids: impl IntoIterator<Item = &'a ProxyId>) -> Vec<ProxyHandle> {
+        let connected = self.lock();
+        ids.into_iter().filter_map(|id| connected.get(id).map(|(_, handle)| handle.clone())).collect()
+    }
+
+    pub fn all(&self) -> Vec<ProxyHandle> {
+        self.lock().values().map(|(_, handle)| handle.clone()).collect()
+    }
+
+    /// Ends every stream, now and later: the control plane stops. The Dataplanes stay.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        for handle in self.all() {
+            handle.end(shutting_down());
+        }
+    }
+
+    fn left(&self, id: &ProxyId, incarnation: u64) {
+        let mut connected = self.lock();
+        if connected.get(id).is_some_and(|(current, _)| *current == incarnation) {
+            connected.remove(id);
+            self.gauge.set(i64::try_from(connected.len()).unwrap_or(i64::MAX));
+            if !self.closing.load(Ordering::Acquire) {
+                // Nobody listens only when the program ends.
+                let _ = self.departed.send(id.clone());
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ProxyId, (u64, ProxyHandle)>> {
+        lock(&self.connected)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn shutting_down() -> tonic::Status {
+    tonic::Status::unavailable("the control plane is stopping")
+}
+
+/// A note that a proxy is about to connect.
+pub struct Arrival {
+    id: ProxyId,
+    proxies: Arc<Proxies>,
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        let mut arriving = lock(&self.proxies.arriving);
+        if let Some(count) = arriving.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                arriving.remove(&self.id);
+            }
+        }
+    }
+}
+
+/// A stream's place in the registry; it is given back when the actor goes, also by a panic.
+pub struct Connected {
+    id: ProxyId,
+    incarnation: u64,
+    proxies: Arc<Proxies>,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.proxies.left(&self.id, self.incarnation);
+    }
+}

@@ -1,0 +1,129 @@
+//! The one owner of the index: applies what the catalogs bring, publishes the epoch, and wakes the proxies that a
+//! change touches.
+//!
+//! ```text
+//! followed, owned --steps--> Index --> Arc<Epoch> --watch--> proxies, duties, API
+//!                              |
+//!                              +--Touched--> tracker, then a wake to each touched proxy that is connected
+//! ```
+use crate::catalogs::Catalogs;
+use crate::feed::{self, Step};
+use crate::metrics::{self, Metrics};
+use crate::progress::{Progress, Source};
+use crate::proxies::Proxies;
+use shared_catalog::Catalog;
+use shared_model::Revision;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use zone_index::{Change, Epoch, Index};
+
+/// What the index has made of the catalogs, and how far it has read them.
+#[derive(Clone)]
+pub struct World {
+    pub epoch: Arc<Epoch>,
+    pub followed: Revision,
+    pub owned: Revision,
+}
+
+/// The index, and the states that it was brought to.
+pub struct Indexer {
+    index: Index,
+    catalogs: Catalogs,
+    followed: Arc<Catalog>,
+    owned: Arc<Catalog>,
+    proxies: Arc<Proxies>,
+    progress: Arc<Progress>,
+    metrics: Metrics,
+    world: watch::Sender<World>,
+}
+
+impl Indexer {
+    /// Reads what the catalogs hold now, as the first epoch.
+    pub fn new(
+        zone: &str,
+        catalogs: Catalogs,
+        proxies: Arc<Proxies>,
+        progress: Arc<Progress>,
+        metrics: Metrics,
+    ) -> (Indexer, watch::Receiver<World>) {
+        let index = Index::new(zone);
+        let world = World { epoch: index.epoch(), followed: Revision(0), owned: Revision(0) };
+        let (world, receiver) = watch::channel(world);
+        let (followed, owned) = Default::default();
+        let mut indexer = Indexer { index, catalogs, followed, owned, proxies, progress, metrics, world };
+        indexer.catch_up();
+        (indexer, receiver)
+    }
+
+    /// Follows the catalogs until the shutdown, or until they are closed.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                open = self.catalogs.changed() => if !open { return },
+            }
+            self.catch_up();
+        }
+    }
+
+    fn catch_up(&mut self) {
+        let (followed, owned) = self.catalogs.see();
+        // What the zone owns first: a MeshService of its own is there before the policy that names it.
+        for step in feed::steps(&self.owned, &owned) {
+            self.apply(Source::Owned, step, &owned);
+        }
+        self.owned = owned;
+        for step in feed::steps(&self.followed, &followed) {
+            self.apply(Source::Followed, step, &followed);
+        }
+        self.followed = followed;
+    }
+
+    fn apply(&mut self, source: Source, step: Step, catalog: &Catalog) {
+        let started = Instant::now();
+        let now = shared_node::time::now();
+        let changes: Vec<Change> =
+            step.changes.into_iter().filter_map(|change| self.translate(source, change)).collect();
+        let touched = self.index.apply(changes).proxies;
+        let epoch = self.index.epoch();
+        let generation = epoch.number();
+        let commanded = catalog.applied_at(step.revision).unwrap_or(now);
+        let mut world = self.world.borrow().clone();
+        world.epoch = epoch;
+        match source {
+            Source::Followed => world.followed = step.revision,
+            Source::Owned => world.owned = step.revision,
+        }
+        // Under the registry's lock: a proxy that connects meanwhile either is counted and woken, or reads this epoch.
+        let woken = self.proxies.among_connected(touched, |connected| {
+            self.progress.applied(source, step.revision, generation, commanded, now, connected);
+            self.world.send_replace(world);
+        });
+        for proxy in woken {
+            proxy.wake();
+        }
+        let gauge = match source {
+            Source::Followed => &self.metrics.followed_revision,
+            Source::Owned => &self.metrics.owned_revision,
+        };
+        gauge.set(i64::try_from(step.revision.0).unwrap_or(i64::MAX));
+        metrics::observe(&self.metrics.index_apply, started.elapsed());
+        tracing::debug!(?source, revision = step.revision.0, generation, "applied");
+    }
+
+    fn translate(&self, source: Source, change: shared_catalog::Change) -> Option<Change> {
+        let from = match source {
+            Source::Followed => zone_index::Source::Followed,
+            Source::Owned => zone_index::Source::Owned,
+        };
+        match change {
+            shared_catalog::Change::Put(resource) => {
+                let counts = source == Source::Followed || self.catalogs.counts_as_owned(&resource);
+                counts.then_some(Change::Put(from, resource))
+            }
+            shared_catalog::Change::Deleted { key, .. } => Some(Change::Delete(from, key)),
+        }
+    }
+}
