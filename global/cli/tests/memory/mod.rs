@@ -1,0 +1,134 @@
+//! A global control plane in memory, behind the real API: a catalog behind a lock, and zones that say what they are told
+//! to say.
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use shared_api::{About, Backend, Mode, Refused, RevisionStatus, TokenRequest, ZoneStatus, signing};
+use shared_catalog::{Catalog, Command, Expected, Outcome};
+use shared_identity::{names::Purpose, seal::SealKey, token::VerificationKeys};
+use shared_model::{Kind, Resource, ResourceKey, Revision, Timestamp};
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+
+pub struct Memory {
+    pub catalog: Mutex<Catalog>,
+    /// What the zones say of every revision.
+    pub zones: Mutex<Vec<ZoneStatus>>,
+    ticks: watch::Sender<u64>,
+    signer: signing::Signer,
+}
+
+impl Memory {
+    pub fn new() -> Arc<Memory> {
+        let memory = Memory {
+            catalog: Mutex::default(),
+            zones: Mutex::default(),
+            ticks: watch::Sender::new(0),
+            signer: signing::Signer::new(SealKey::from_bytes([7; 32])),
+        };
+        memory.store(Resource::new("Mesh", "", "default", json!({})));
+        Arc::new(memory)
+    }
+
+    pub fn store(&self, resource: Resource) {
+        let command = Command::put(&resource, Expected::Any, Timestamp::UNIX_EPOCH);
+        let outcome = self.catalog.lock().expect("a lock").apply(&command);
+        assert!(outcome.revision().is_some(), "{outcome:?}");
+    }
+
+    pub fn zones_say(&self, zones: Vec<ZoneStatus>) {
+        *self.zones.lock().expect("a lock") = zones;
+        self.ticks.send_modify(|ticks| *ticks += 1);
+    }
+
+    /// How many calls wait for news.
+    pub fn waiting(&self) -> usize {
+        self.ticks.receiver_count()
+    }
+
+    pub fn catalog(&self) -> Catalog {
+        self.catalog.lock().expect("a lock").clone()
+    }
+}
+
+#[async_trait]
+impl Backend for Memory {
+    fn about(&self) -> About {
+        About {
+            product: "Kuma".into(),
+            version: "0.1.0".into(),
+            instance_id: "memory".into(),
+            cluster_id: "cluster".into(),
+            mode: Mode::Global,
+            zone: None,
+        }
+    }
+
+    fn list(&self, kind: &'static Kind, mesh: Option<&str>) -> Vec<Arc<Resource>> {
+        self.catalog().list(kind.name, mesh).cloned().collect()
+    }
+
+    fn get(&self, key: &ResourceKey) -> Option<Arc<Resource>> {
+        self.catalog().get(key).cloned()
+    }
+
+    fn revision(&self) -> Revision {
+        self.catalog().revision()
+    }
+
+    async fn put(&self, resource: Resource, expected: Expected) -> Result<Outcome, Refused> {
+        let command = Command::put(&resource, expected, Timestamp::UNIX_EPOCH);
+        Ok(self.catalog.lock().expect("a lock").apply(&command))
+    }
+
+    async fn delete(&self, key: ResourceKey, expected: Expected) -> Result<Outcome, Refused> {
+        let command = Command::delete(key, expected, Timestamp::UNIX_EPOCH);
+        Ok(self.catalog.lock().expect("a lock").apply(&command))
+    }
+
+    fn revision_status(&self, revision: Revision) -> Option<RevisionStatus> {
+        let current = self.revision();
+        let zones = self.zones.lock().expect("a lock").clone();
+        (revision > Revision(0) && revision <= current).then(|| RevisionStatus {
+            revision: revision.0,
+            current: current.0,
+            applied_at: self.catalog().applied_at(revision),
+            done: zones.iter().all(|zone| zone.done),
+            zones,
+        })
+    }
+
+    fn ticks(&self) -> watch::Receiver<u64> {
+        self.ticks.subscribe()
+    }
+
+    fn dataplane_insight(&self, _mesh: &str, name: &str) -> Option<Value> {
+        (name == "web-1").then(|| json!({"subscriptions": [{"connectTime": "2026-01-01T00:00:00Z"}]}))
+    }
+
+    fn zone_insight(&self, _name: &str) -> Option<Value> {
+        None
+    }
+
+    async fn inspect(
+        &self,
+        mesh: &str,
+        name: &str,
+        what: &str,
+        _query: &str,
+    ) -> Result<(String, Bytes), Refused> {
+        match (name, what) {
+            ("web-1", "xds") => Ok(("application/json".into(), r#"{"configs":[]}"#.into())),
+            ("web-1", what) => Ok(("text/plain".into(), format!("{what}: 1\n").into())),
+            _ => Err(Refused::NotFound(format!("Dataplane {mesh}/{name}"))),
+        }
+    }
+
+    async fn issue_token(&self, request: TokenRequest) -> Result<String, Refused> {
+        self.signer.issue(self, request).await
+    }
+
+    fn user_keys(&self) -> VerificationKeys {
+        signing::verification_keys(&Purpose::User, |kind, _| self.list(kind, None), |key| self.get(key))
+    }
+}
