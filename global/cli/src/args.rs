@@ -38,7 +38,7 @@ pub struct Global {
     #[arg(long, global = true, help_heading = "Global options", value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
     /// Where the servers are kept [default: ~/.weft/config.yaml]
-    #[arg(long, global = true, help_heading = "Global options", value_name = "FILE", env = "WEFT_CONFIG")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FILE", env = "WEFTCTL_CONFIG")]
     pub config: Option<PathBuf>,
 }
 

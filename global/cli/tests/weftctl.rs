@@ -87,7 +87,7 @@ impl House {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weftctl"));
         command.args(args.split_whitespace()).current_dir(self.dir.path()).kill_on_drop(true);
         command
-            .env("WEFT_CONFIG", self.path("config.yaml"))
+            .env("WEFTCTL_CONFIG", self.path("config.yaml"))
             .env("WEFT_SERVER", &self.server)
             .env("NO_COLOR", "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
