@@ -31,7 +31,7 @@ const IMPURE: [&str; 14] = [
 ];
 
 /// Which of the workspace's packages each may use, tests not counted. A package that is not here uses none.
-const DIRECTIONS: [(&str, &[&str]); 18] = [
+const DIRECTIONS: [(&str, &[&str]); 19] = [
     ("proto", &[]),
     ("shared-model", &[]),
     ("shared-policy", &["shared-model"]),
@@ -76,6 +76,7 @@ const DIRECTIONS: [(&str, &[&str]); 18] = [
         ],
     ),
     ("zone-agent", &["shared-model", "shared-node"]),
+    ("zone-proxy-sim", &["shared-model", "shared-node"]),
     ("chaos-tests-process", &[]),
     ("xtask", &["chaos-tests-process"]),
 ];

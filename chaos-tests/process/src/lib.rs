@@ -19,6 +19,7 @@ pub mod process;
 pub mod programs;
 pub mod proxy;
 pub mod run;
+pub mod scene;
 pub mod status;
 pub mod tally;
 pub mod wait;

@@ -1,36 +1,16 @@
 //! Programs are killed with SIGKILL, at the worst moments; what was promised holds.
 use anyhow::{Context, Result, bail, ensure};
-use chaos_tests_process::{Cluster, Load, documents, http, in_cluster, series, until};
+use chaos_tests_process::{
+    Cluster, Load, documents, http, in_cluster,
+    scene::{ZONES, until_answered, with_services},
+    series, until,
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
-
-const ZONES: [&str; 2] = ["zone-1", "zone-2"];
-
-/// Services in every zone, with identities, and `web` allowed to call.
-async fn with_services(cluster: &mut Cluster) -> Result<()> {
-    cluster.join_services().await?;
-    cluster.apply(&documents::identity()).await?;
-    cluster.apply(&documents::permission(&ZONES)).await?;
-    for zone in ZONES {
-        let road = cluster.road(zone, "web")?;
-        until_answered(road, "v1").await.with_context(|| format!("in {zone}"))?;
-    }
-    Ok(())
-}
-
-/// Waits until 20 requests in a row are answered by this version.
-async fn until_answered(road: SocketAddr, version: &str) -> Result<()> {
-    until(&format!("requests to be answered by {version}"), || async {
-        let tally = series(road, "/", 20).await;
-        ensure!(tally.version(version) == 20, "{tally}");
-        Ok(())
-    })
-    .await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_write_survives_the_sigkill_of_global_under_writes() -> Result<()> {
