@@ -28,11 +28,17 @@ async fn a_refused_route_is_held_back_alone_and_shown_with_envoys_reason() -> Re
 
         let refused = cluster.apply(BAD_ROUTE).await;
         let said = format!("{:#}", refused.err().map_or_else(String::new, |error| error.to_string()));
-        ensure!(said.contains("exit status: 3"), "weftctl does not tell the refusal by its exit code: {said}");
+        ensure!(
+            said.contains("exit status: 3"),
+            "weftctl does not tell the refusal by its exit code: {said}"
+        );
         ensure!(said.contains("repetition"), "Envoy's reason is not told: {said}");
         let status = cluster.weftctl(&["status", "latest"]).await;
         let shown = format!("{status:?}");
-        ensure!(shown.contains("repetition") && shown.contains("zone-1-web"), "the status shows no refusal: {shown}");
+        ensure!(
+            shown.contains("repetition") && shown.contains("zone-1-web"),
+            "the status shows no refusal: {shown}"
+        );
 
         for zone in ZONES {
             until_answered(cluster.road(zone, "web")?, "v1").await?;

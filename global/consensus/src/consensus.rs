@@ -18,6 +18,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
+use tracing::{Instrument as _, field::Empty};
 
 /// A command larger than this is refused, in bytes: an entry must fit a message to a zone several times.
 pub const COMMAND_MAX: usize = 4 << 20;
@@ -106,6 +107,7 @@ impl Consensus {
         if size > COMMAND_MAX {
             return Err(Error::TooLarge { size, limit: COMMAND_MAX });
         }
+        let span = tracing::debug_span!("commit", bytes = size, revision = Empty);
         let (done, outcome) = oneshot::channel();
         let ask = async {
             let ended = || Error::Stopped("it was shut down".to_owned());
@@ -113,7 +115,12 @@ impl Consensus {
             outcome.await.map_err(|_| ended())?
         };
         let late = |_| Err(Error::Timeout(PROPOSE_DEADLINE.as_secs()));
-        tokio::time::timeout(PROPOSE_DEADLINE, ask).await.unwrap_or_else(late)
+        let outcome = tokio::time::timeout(PROPOSE_DEADLINE, ask).instrument(span.clone()).await;
+        let outcome = outcome.unwrap_or_else(late);
+        if let Some(revision) = outcome.as_ref().ok().and_then(Outcome::revision) {
+            span.record("revision", revision.0);
+        }
+        outcome
     }
 
     /// The catalog as this node has applied it. It is published before the proposals that made it are answered.

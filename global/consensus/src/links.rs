@@ -15,6 +15,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -64,6 +65,8 @@ impl Links {
             tracing::info!(zone, node_id, "a new replica follows");
         }
         self.remove(members.into_iter().filter(|(id, member)| *id != node_id && member.zone == zone)).await?;
+        // What was committed while it was away it learns now, not with the next heartbeat.
+        self.raft.trigger().heartbeat().await.map_err(stopped)?;
         Ok(attached)
     }
 
@@ -149,14 +152,36 @@ impl Drop for Attached {
 }
 
 /// The open streams by replica.
-#[derive(Default)]
 pub(crate) struct Registry {
     links: Mutex<BTreeMap<u64, Arc<Link>>>,
+    /// Counts the streams that were opened: those who wait for one look again.
+    opened: watch::Sender<u64>,
+}
+
+impl Default for Registry {
+    fn default() -> Registry {
+        Registry { links: Mutex::default(), opened: watch::channel(0).0 }
+    }
 }
 
 impl Registry {
     pub fn get(&self, node_id: u64) -> Option<Arc<Link>> {
         self.links().get(&node_id).filter(|link| link.is_open()).cloned()
+    }
+
+    /// The stream of a replica; one that is away is given some time to come.
+    pub async fn wait_for(&self, node_id: u64, patience: Duration) -> Option<Arc<Link>> {
+        let mut opened = self.opened.subscribe();
+        let come = async {
+            loop {
+                opened.borrow_and_update();
+                if let Some(link) = self.get(node_id) {
+                    return Some(link);
+                }
+                opened.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(patience, come).await.ok().flatten()
     }
 
     fn insert(&self, node_id: u64, link: Arc<Link>) -> Result<(), Error> {
@@ -169,6 +194,8 @@ impl Registry {
         if let Some(before) = links.insert(node_id, link) {
             before.close("the zone has dialled again");
         }
+        drop(links);
+        self.opened.send_modify(|opened| *opened += 1);
         Ok(())
     }
 

@@ -1,11 +1,10 @@
 //! openraft's network over the zones' streams.
 //!
-//! openraft gives an append as long as a heartbeat, 50 ms, and then forgets it and asks again. A zone may be further away
-//! than that. So a request that openraft has given up stays in flight here, and the next one takes over its answer:
-//! nothing is sent twice, and a distant zone is no slower than its distance.
+//! openraft gives an append as long as a heartbeat, one second, and then forgets it and asks again. A zone may be further
+//! away than that, or its disk be slow. So a request that openraft has given up stays in flight here, and the next one
+//! takes over its answer: nothing is sent twice, and a distant zone is no slower than its distance.
 //!
-//! Heartbeats are for voters. A learner stands for no election, so one that would tell it nothing new is answered here,
-//! but for one each second.
+//! A request to a zone that is away waits here for the zone to come, and leaves at once when it does.
 use crate::links::{Answer, AnswerReceiver, Link, Registry};
 use openraft::{
     AnyError, RaftNetwork, RaftNetworkFactory,
@@ -20,10 +19,7 @@ use shared_raft::{
         self, AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
     },
 };
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 type LogId = openraft::LogId<u64>;
@@ -31,10 +27,10 @@ type LogId = openraft::LogId<u64>;
 /// A learner that has not answered for so long is asked anew. It may wait for its disk for some seconds.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long a learner needs no heartbeat that tells it nothing.
-const QUIET: Duration = Duration::from_secs(1);
+/// How long a request waits for a zone that is away: less than openraft waits for an answer.
+const AWAY: Duration = Duration::from_millis(900);
 
-/// How soon a zone that is not connected is tried again.
+/// How soon a zone is tried again after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_millis(250);
 
@@ -52,7 +48,7 @@ impl RaftNetworkFactory<TypeConfig> for Networks {
     type Network = Network;
 
     async fn new_client(&mut self, node_id: u64, _: &Member) -> Network {
-        Network { node_id, registry: self.registry.clone(), flight: None, told: None }
+        Network { node_id, registry: self.registry.clone(), flight: None }
     }
 }
 
@@ -61,7 +57,6 @@ pub(crate) struct Network {
     node_id: u64,
     registry: Arc<Registry>,
     flight: Option<Flight>,
-    told: Option<Told>,
 }
 
 /// An append without an answer yet.
@@ -70,17 +65,8 @@ struct Flight {
     prev: Option<LogId>,
     last: Option<LogId>,
     commit: Option<LogId>,
-    link: Weak<Link>,
     answer: AnswerReceiver,
     deadline: Instant,
-}
-
-/// What the learner has acknowledged last.
-struct Told {
-    last: Option<LogId>,
-    commit: Option<LogId>,
-    link: Weak<Link>,
-    at: Instant,
 }
 
 impl Network {
@@ -94,11 +80,7 @@ impl Network {
             Ok(Err(_)) => Err("the stream ended before the answer".to_owned()),
             Err(_) => Err(format!("no answer within {} s", ANSWER_DEADLINE.as_secs())),
         };
-        let flight = self.flight.take()?;
-        if let Ok(AppendEntriesResponse::Success) = answer {
-            let Flight { last, commit, link, .. } = flight;
-            self.told = Some(Told { last, commit, link, at: Instant::now() });
-        }
+        self.flight = None;
         Some(answer)
     }
 
@@ -124,18 +106,8 @@ impl Network {
         }
     }
 
-    fn link(&self) -> Result<Arc<Link>, String> {
-        self.registry.get(self.node_id).ok_or_else(|| "the zone is not connected".to_owned())
-    }
-
-    fn is_told(&self, link: &Arc<Link>, rpc: &AppendEntriesRequest) -> bool {
-        self.told.as_ref().is_some_and(|told| {
-            rpc.entries.is_empty()
-                && told.last == rpc.prev_log_id
-                && told.commit == rpc.leader_commit
-                && told.at.elapsed() < QUIET
-                && std::ptr::eq(told.link.as_ptr(), Arc::as_ptr(link))
-        })
+    async fn link(&self) -> Result<Arc<Link>, String> {
+        self.registry.wait_for(self.node_id, AWAY).await.ok_or_else(|| "the zone is not connected".to_owned())
     }
 
     async fn append(&mut self, mut rpc: AppendEntriesRequest) -> Result<AppendEntriesResponse, String> {
@@ -143,16 +115,12 @@ impl Network {
         if let Some(response) = self.resume(&mut rpc).await {
             return Ok(response);
         }
-        let link = self.link()?;
-        if self.is_told(&link, &rpc) {
-            return Ok(AppendEntriesResponse::Success);
-        }
+        let link = self.link().await?;
         let (vote, prev, commit) = (rpc.vote, rpc.prev_log_id, rpc.leader_commit);
         let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
         let answer = link.ask(RaftCall::Append, vote, prev.is_some(), wire::encode(&rpc)).await?;
         let deadline = Instant::now() + ANSWER_DEADLINE;
-        let link = Arc::downgrade(&link);
-        self.flight = Some(Flight { vote, prev, last, commit, link, answer, deadline });
+        self.flight = Some(Flight { vote, prev, last, commit, answer, deadline });
         match self.land().await.expect("it has just taken off")? {
             AppendEntriesResponse::Conflict if prev != trimmed_from => {
                 Err("the zone has lost entries that it has just taken".to_owned())
@@ -162,7 +130,7 @@ impl Network {
     }
 
     async fn install(&mut self, rpc: InstallSnapshotRequest) -> Result<InstallSnapshotResponse, String> {
-        let answer = self.link()?.ask(RaftCall::Snapshot, rpc.vote, false, wire::encode(&rpc)).await?;
+        let answer = self.link().await?.ask(RaftCall::Snapshot, rpc.vote, false, wire::encode(&rpc)).await?;
         match answer.await {
             Ok(Ok(Answer::Snapshot(response))) => Ok(response),
             Ok(Ok(Answer::Append(_))) => Err("the answer is one to another question".to_owned()),

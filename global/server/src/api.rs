@@ -1,6 +1,6 @@
 //! The control plane behind the REST API: reads come from the catalog and from what zones have said, writes go through
 //! consensus.
-use crate::{metrics::Metrics, zones::Zones};
+use crate::{metrics::Metrics, secrets::Secrets, zones::Zones};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
@@ -10,6 +10,7 @@ use shared_api::{About, Backend, Refused, RevisionStatus, TokenRequest, signing}
 use shared_catalog::{Catalog, Command, Expected, Outcome, Refusal};
 use shared_identity::{names::Purpose, seal::SealKey, token::VerificationKeys};
 use shared_model::{Kind, Resource, ResourceKey, Revision, core::Zone, kind, strict};
+use shared_node::telemetry::Cause;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -20,6 +21,7 @@ pub struct Core {
     links: Links,
     zones: Arc<Zones>,
     signer: signing::Signer,
+    secrets: Secrets,
     metrics: Metrics,
 }
 
@@ -33,7 +35,8 @@ impl Core {
         seal: SealKey,
         metrics: Metrics,
     ) -> Self {
-        Core { about, config, consensus, links, zones, signer: signing::Signer::new(seal), metrics }
+        let secrets = Secrets::new(seal.clone());
+        Core { about, config, consensus, links, zones, signer: signing::Signer::new(seal), secrets, metrics }
     }
 
     fn catalog(&self) -> Arc<Catalog> {
@@ -42,30 +45,41 @@ impl Core {
 
     /// The outcome is applied and published here before it is answered: a read that follows a write sees it.
     async fn propose(&self, command: Command) -> Result<Outcome, Refused> {
-        self.consensus.propose(command).await.map_err(|error| match error {
+        let outcome = self.consensus.propose(command).await.map_err(|error| match error {
             Error::TooLarge { .. } => Refused::TooLarge(error.to_string()),
             error => Refused::Unavailable(error.to_string()),
-        })
+        })?;
+        if let (Outcome::Stored { revision, .. } | Outcome::Deleted { revision }, Some(cause)) =
+            (&outcome, Cause::current())
+        {
+            self.zones.follow(*revision, &cause);
+        }
+        Ok(outcome)
     }
 
-    /// A Zone goes with all that it brought. One that is connected would come back at once.
+    /// A Zone goes with all that it brought, and goes last: whoever is interrupted finds it and deletes it again. One that is
+    /// connected would come back at once.
     async fn delete_zone(&self, key: ResourceKey, expected: Expected) -> Result<Outcome, Refused> {
         if self.zones.is_online(&key.name) {
             return Err(Refused::Conflict(format!(
                 "{key} is online: stop its control plane before it is deleted"
             )));
         }
-        let outcome = self.propose(Command::delete(key.clone(), expected, shared_node::time::now())).await?;
-        if matches!(outcome, Outcome::Refused(_)) {
-            return Ok(outcome);
-        }
         let catalog = self.catalog();
+        let actual = catalog.get(&key).map(|zone| zone.revision).unwrap_or_default();
+        if matches!(expected, Expected::At(wanted) if wanted != actual.0) {
+            return Ok(Outcome::Refused(Refusal::Conflict { actual }));
+        }
         let brought = catalog.iter().filter(|resource| resource.zone() == Some(key.name.as_str()));
         let gone = brought.map(|resource| {
             self.propose(Command::delete(resource.key(), Expected::Any, shared_node::time::now()))
         });
         for outcome in join_all(gone).await {
             outcome?;
+        }
+        let outcome = self.propose(Command::delete(key.clone(), expected, shared_node::time::now())).await?;
+        if matches!(outcome, Outcome::Refused(_)) {
+            return Ok(outcome);
         }
         if let Err(error) = self.links.forget(&key.name).await {
             tracing::warn!(zone = key.name, %error, "the replica of a deleted zone is still followed");
@@ -81,7 +95,9 @@ impl Core {
         let reply = answer.map_err(Refused::Unavailable)?;
         let reason = || String::from_utf8_lossy(&reply.body).trim().to_owned();
         match reply.status {
-            200 => Ok((reply.content_type, reply.body)),
+            // Shown under our own address: nothing that a browser would run.
+            200 if reply.content_type == "application/json" => Ok((reply.content_type, reply.body)),
+            200 => Ok(("text/plain; charset=utf-8".to_owned(), reply.body)),
             404 => Err(Refused::NotFound(reason())),
             400 => Err(Refused::invalid("", reason())),
             _ => Err(Refused::Unavailable(format!("zone {}: {}", found.zone, reason()))),
@@ -98,6 +114,9 @@ impl Backend for Core {
     fn list(&self, kind: &'static Kind, mesh: Option<&str>) -> Vec<Arc<Resource>> {
         match kind.name {
             kind::DATAPLANE => self.zones.dataplanes(mesh),
+            name @ kind::GLOBAL_SECRET => {
+                self.catalog().list(name, mesh).map(|stored| self.secrets.open(stored)).collect()
+            }
             name => self.catalog().list(name, mesh).cloned().collect(),
         }
     }
@@ -105,6 +124,7 @@ impl Backend for Core {
     fn get(&self, key: &ResourceKey) -> Option<Arc<Resource>> {
         match key.kind.as_str() {
             kind::DATAPLANE => self.zones.dataplane(&key.mesh, &key.name).map(|found| found.dataplane),
+            kind::GLOBAL_SECRET => self.catalog().get(key).map(|stored| self.secrets.open(stored)),
             _ => self.catalog().get(key).cloned(),
         }
     }
@@ -114,6 +134,8 @@ impl Backend for Core {
     }
 
     async fn put(&self, resource: Resource, expected: Expected) -> Result<Outcome, Refused> {
+        let stored = self.catalog().get(&resource.key()).cloned();
+        let resource = self.secrets.close(resource, stored.as_deref());
         self.propose(Command::put(&resource, expected, shared_node::time::now())).await
     }
 

@@ -12,7 +12,7 @@ use crate::{
     zones::{Zones, link},
 };
 use anyhow::{Context as _, Result, anyhow};
-use global_consensus::Consensus;
+use global_consensus::{Consensus, Links};
 use prometheus_client::registry::Registry;
 use shared_api::{About, Backend, Door, Mode, TokenRequest, access::ADMIN, signing};
 use shared_catalog::{Catalog, Expected, Outcome};
@@ -23,7 +23,12 @@ use shared_node::{
     file, serve,
     tls::ServingCert,
 };
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +42,13 @@ pub struct Addresses {
     pub api_https: SocketAddr,
     pub link: SocketAddr,
     pub diagnostics: SocketAddr,
+}
+
+struct Listeners {
+    api: TcpListener,
+    api_https: TcpListener,
+    link: TcpListener,
+    diagnostics: TcpListener,
 }
 
 /// A running control plane.
@@ -55,10 +67,29 @@ impl App {
         let dir = &config.data_dir;
         file::private_dir(dir)?;
         // Everything that may be taken by another program comes before anything is written.
-        let api = serve::bind(config.api_bind, "the API")?;
-        let api_https = serve::bind(config.api_https_bind, "the API over TLS")?;
-        let link = serve::bind(config.link_bind, "the zone link")?;
-        let diagnostics = serve::bind(config.diagnostics_bind, "the diagnostics")?;
+        let listeners = Listeners {
+            api: serve::bind(config.api_bind, "the API")?,
+            api_https: serve::bind(config.api_https_bind, "the API over TLS")?,
+            link: serve::bind(config.link_bind, "the zone link")?,
+            diagnostics: serve::bind(config.diagnostics_bind, "the diagnostics")?,
+        };
+        let (consensus, links) = Consensus::start(&dir.join("raft")).await?;
+        let app = App::open(&config, listeners, consensus.clone(), links, shutdown).await;
+        if app.is_err() {
+            consensus.shutdown().await;
+        }
+        app
+    }
+
+    async fn open(
+        config: &Config,
+        listeners: Listeners,
+        consensus: Consensus,
+        links: Links,
+        shutdown: CancellationToken,
+    ) -> Result<App> {
+        let dir = &config.data_dir;
+        let Listeners { api, api_https, link, diagnostics } = listeners;
         let addresses = Addresses {
             api: api.local_addr()?,
             api_https: api_https.local_addr()?,
@@ -68,8 +99,6 @@ impl App {
         let ready = Ready::new(&["catalog"]);
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-
-        let (consensus, links) = Consensus::start(&dir.join("raft")).await?;
         let tls = ServingCert::load_or_make(&dir.join("tls"), &config.tls_san)?.server_config()?;
         let seal = seal_key(&dir.join("seal.key"), &consensus.catalog().borrow())?;
         registry.register_collector(Box::new(Raft(consensus.clone())));
@@ -84,7 +113,7 @@ impl App {
             mode: Mode::Global,
             zone: None,
         };
-        let effective = serde_json::to_value(&config)?;
+        let effective = serde_json::to_value(config)?;
         let core = Core::new(
             about,
             effective,
@@ -136,6 +165,7 @@ impl App {
             ended = first.unwrap_or_else(|panic| Err(anyhow!("a part of the control plane failed: {panic}")));
             self.shutdown.cancel();
         }
+        self.zones.end();
         self.zones.stop_all("global shuts down");
         while let Some(task) = self.tasks.join_next().await {
             if let Err(panic) = task {

@@ -94,13 +94,9 @@ impl Run {
     }
 }
 
-/// openraft tells several times a second of every replica that it cannot reach. A zone that is away is no news after its
-/// link has closed, and what ends the node comes by another way.
-const QUIET: &str = "openraft::replication=off";
-
 /// Runs what the command line asks for.
 pub fn main() -> Result<()> {
-    let mut cli = Cli::parse();
+    let cli = Cli::parse();
     match cli.command {
         Command::Version => println!("global-cp {}", shared_node::VERSION),
         Command::Health { diagnostics_bind } => health(diagnostics_bind)?,
@@ -112,14 +108,14 @@ pub fn main() -> Result<()> {
                 return Ok(());
             }
             config.check()?;
-            cli.telemetry.log_level = format!("{},{QUIET}", cli.telemetry.log_level);
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(async {
+            let ended = runtime.block_on(async {
                 let _telemetry = telemetry::init(&cli.telemetry, "global-cp")?;
                 App::start(config, shutdown::token()?).await?.wait().await
-            })?;
-            // What still runs holds nothing that is not on the disk.
+            });
+            // What still runs holds nothing that is not on the disk, and a disk that hangs must not hold up the end.
             runtime.shutdown_timeout(Duration::from_secs(1));
+            ended?;
         }
     }
     Ok(())

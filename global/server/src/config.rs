@@ -1,8 +1,9 @@
 //! What the operator chooses: a YAML file, overridden by `WEFT_…` variables, overridden by flags.
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
+use shared_model::names;
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -57,6 +58,13 @@ impl Config {
             "--api-bind {} is not a loopback address: plain HTTP is for callers on this host, others use --api-https-bind",
             self.api_bind
         );
+        for name in &self.tls_san {
+            let is_dns = names::check_name("", name.strip_prefix("*.").unwrap_or(name)).is_none();
+            ensure!(
+                is_dns || name.parse::<IpAddr>().is_ok(),
+                "--tls-san {name:?} is no DNS name and no address"
+            );
+        }
         Ok(())
     }
 
@@ -89,6 +97,10 @@ mod tests {
             refused(Config { data_dir: "d".into(), api_bind: open, ..Config::default() })
                 .contains("--api-bind")
         );
+        let named =
+            |name: &str| Config { data_dir: "d".into(), tls_san: vec![name.into()], ..Config::default() };
+        assert!(refused(named("bad name!")).contains("--tls-san"));
+        assert!(["*.example.com", "10.0.0.1", "::1", "cp"].iter().all(|name| named(name).check().is_ok()));
         assert!(Config::parse("apiBnid: a").expect_err("refused").to_string().contains("apiBnid"));
         assert!(Config::parse("apiBind: here").expect_err("refused").to_string().contains("apiBind"));
     }

@@ -20,6 +20,7 @@ mod progress;
 mod session;
 mod state;
 mod submission;
+mod trace;
 
 pub use handle::ZoneHandle;
 pub use state::{Connection, Found, Zones};

@@ -53,6 +53,52 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_the_admin_token_open
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_administrators_secret_reaches_no_zone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::start(dir.path()).await;
+    let disk = tempfile::tempdir().expect("a directory");
+    let zone = Zone::follow(&house, disk.path(), "east", &house.zone_token("east", &["cp"]).await).await;
+    let data = shared_model::core::Secret::of(b"hunter2").data;
+    let body = json!({"type": "GlobalSecret", "name": "backup", "data": data});
+    let (status, reply) = house.put("/global-secrets/backup", body.clone()).await;
+    assert_eq!(status, 201);
+    let revision = reply["revision"].as_u64().expect("a revision");
+    zone.holds(revision).await;
+    let catalog = zone.learner.catalog().borrow().clone();
+    let key = ResourceKey::new("GlobalSecret", "", "backup");
+    assert!(!catalog.get(&key).expect("replicated").spec.to_string().contains(&data));
+    // Who wrote it reads it, and the same content again is no change.
+    assert_eq!(house.get("/global-secrets/backup").await.1["data"], data);
+    assert_eq!(house.put("/global-secrets/backup", body).await.1["revision"], revision);
+    // Nobody else on the host reads it from the disk.
+    let mode = std::fs::metadata(dir.path().join("raft")).expect("a directory").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    zone.leave().await;
+    house.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_wait_for_a_revision_do_not_hold_up_the_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::start(dir.path()).await;
+    // A zone that is away: its revision is never done.
+    assert_eq!(house.put("/zones/east", json!({"type": "Zone", "name": "east"})).await.0, 201);
+    let (_, reply) = house.put("/meshes/default/meshtimeouts/slow", timeout("slow", "5s")).await;
+    let waiting = house.api(&format!("/_revisions/{}?wait=60s", reply["revision"]));
+    let waiting = tokio::spawn(async move {
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        client.get(waiting).send().await.map(|answer| answer.status().as_u16())
+    });
+    let metrics = format!("http://{}/metrics", house.addresses.diagnostics);
+    // Another question that came after it is answered: so it waits.
+    assert_eq!(house.text(&metrics).await.0, 200);
+    let begin = std::time::Instant::now();
+    house.stop().await;
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert!(matches!(waiting.await.expect("no panic"), Ok(200) | Err(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_default_mesh_stays_deleted() {
     let dir = tempfile::tempdir().expect("a directory");
     let house = House::start(dir.path()).await;
@@ -383,8 +429,14 @@ async fn a_zone_brings_its_services_and_nothing_else() {
     zone.leave().await;
     let path = "/zones/east/_overview";
     house.until(path, |zone| zone["zoneInsight"]["subscriptions"][0]["disconnectTime"].is_string()).await;
-    assert_eq!(house.delete("/zones/east").await.0, 200);
+    let (status, reply) = house.delete("/zones/east").await;
+    assert_eq!(status, 200);
     assert_eq!(house.get("/meshes/default/meshservices").await.1["total"], 0);
+    // The Zone goes last: its revision holds the whole deletion.
+    assert_eq!(
+        house.get(&format!("/_revisions/{}", reply["revision"])).await.1["current"],
+        reply["revision"]
+    );
     house.stop().await;
 }
 

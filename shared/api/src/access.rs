@@ -90,8 +90,9 @@ pub fn identify(
 /// not sent by a page of another site.
 fn is_direct_local(peer: Option<IpAddr>, uri: &Uri, headers: &HeaderMap) -> bool {
     let local_peer = peer.is_some_and(|ip| ip.to_canonical().is_loopback());
-    let forwarded =
-        ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| headers.contains_key(*name));
+    let relays =
+        |name: &str| matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-");
+    let forwarded = headers.keys().any(|name| relays(name.as_str()));
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let authority = uri.authority().map(|authority| authority.as_str()).or_else(|| text("host"));
     let local_host = authority.is_some_and(is_local_authority);
@@ -102,11 +103,13 @@ fn is_direct_local(peer: Option<IpAddr>, uri: &Uri, headers: &HeaderMap) -> bool
 }
 
 fn is_local_authority(authority: &str) -> bool {
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
+    let (host, rest) = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').unwrap_or_default(),
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    let port = rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    port && (host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
 }
 
 #[cfg(test)]
@@ -143,9 +146,16 @@ mod tests {
         assert!(caller(Door::Loopback, "", &[local]).is_anonymous());
         assert!(caller(Door::Loopback, "127.0.0.1", &[]).is_anonymous());
         assert!(caller(Door::Loopback, "127.0.0.1", &[("host", "evil.example")]).is_anonymous());
-        for relayed in
-            [("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=1.1.1.1"), ("x-real-ip", "1.1.1.1")]
-        {
+        for host in ["127.0.0.1@evil.example", "127.0.0.1:80@evil.example", "[::1]evil", "localhost:"] {
+            assert!(caller(Door::Loopback, "127.0.0.1", &[("host", host)]).is_anonymous(), "{host}");
+        }
+        for relayed in [
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-host", "cp.example"),
+            ("forwarded", "for=1.1.1.1"),
+            ("x-real-ip", "1.1.1.1"),
+            ("via", "1.1 proxy"),
+        ] {
             assert!(caller(Door::Loopback, "127.0.0.1", &[local, relayed]).is_anonymous());
         }
         assert!(

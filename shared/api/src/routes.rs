@@ -1,5 +1,6 @@
 //! The routes. Each kind gets its own literal paths, so that no name of a resource can hide a fixed segment.
 mod documents;
+mod extract;
 mod inspect;
 mod overviews;
 mod resources;
@@ -20,9 +21,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::StatusCode;
+use http::{Method, StatusCode};
 use shared_model::{document::DOCUMENT_MAX, kind};
 use std::{net::SocketAddr, sync::Arc};
+use tracing::{Instrument as _, Span, field::Empty};
 
 /// What every handler is given.
 #[derive(Clone)]
@@ -79,14 +81,23 @@ async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Resp
     let answer = match caller {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            let span = write_span(&method, &path, &user);
+            let answer = next.run(request).instrument(span.clone()).await;
+            span.record("status", answer.status().as_u16());
+            if let Some(revision) =
+                answer.headers().get(resources::REVISION).and_then(|text| text.to_str().ok())
+            {
+                span.record("revision", revision);
+            }
+            answer
         }
         Err(refused) => refused.into_response(),
     };
     let status = answer.status();
     if let Some(Reason(reason)) = answer.extensions().get() {
-        // A reason may quote what was sent.
-        let reason = if path.contains("secret") { "(not logged)" } else { reason };
+        // A reason may quote what was sent, and a dry run may be one of a secret.
+        let hidden = path.contains("secret") || path == "/_check";
+        let reason = if hidden { "(not logged)" } else { reason };
         match status {
             _ if status.is_server_error() => tracing::error!(user, %method, path, reason, "a request failed"),
             // Who asks for what is not there does nothing that an operator must know.
@@ -96,6 +107,14 @@ async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Resp
     }
     api.backend.answered(method.as_str(), status.as_u16());
     answer
+}
+
+/// The root of a write's trace. Reads have none.
+fn write_span(method: &Method, path: &str, user: &str) -> Span {
+    if !matches!(*method, Method::PUT | Method::DELETE) {
+        return Span::none();
+    }
+    tracing::debug_span!("write", %method, path, user, status = Empty, revision = Empty)
 }
 
 fn identify(api: &Api, request: &Request) -> Result<Caller, Refused> {

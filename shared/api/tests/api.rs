@@ -405,8 +405,25 @@ async fn a_revision_is_followed_with_a_long_poll() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_an_error_in_the_same_form() {
+async fn whatever_is_wrong_with_a_request_is_an_error_in_the_same_form() {
     let (_, admin) = global();
+    for path in [
+        "/_revisions/1?wiat=1s",
+        "/_revisions/%ff",
+        "/_kri/%ff",
+        "/zones/%ff",
+        "/zones/%ff/_overview",
+        "/meshes/%ff/dataplanes/_overview",
+        "/meshes/default/dataplanes/%ff/xds",
+        "/meshes?size=x",
+    ] {
+        let answer = admin.get(path).await;
+        let title = answer.json()["title"].clone();
+        assert_eq!((answer.status, title), (400, json!("Could not process a resource")), "{path}");
+    }
+    let answer = admin.post("/_check?asume=a", &json!({})).await;
+    assert_eq!((answer.status, answer.json()["status"].clone()), (400, json!(400)));
+    assert_eq!(admin.get("/nowhere").await.json()["status"], 404);
     let answer = admin.post("/meshes/default", &json!({})).await;
     assert_eq!((answer.status, answer.json()["title"].clone()), (405, json!("Method not allowed")));
     assert_eq!(StatusCode::METHOD_NOT_ALLOWED.as_u16(), 405);

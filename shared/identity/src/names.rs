@@ -43,7 +43,9 @@ impl Purpose {
 
     fn kid<'a>(&self, key: &'a ResourceKey, what: &str) -> Option<&'a str> {
         let first = self.key(what, "");
-        (key.kind == first.kind && key.mesh == first.mesh).then(|| key.name.strip_prefix(&first.name)).flatten()
+        (key.kind == first.kind && key.mesh == first.mesh)
+            .then(|| key.name.strip_prefix(&first.name))
+            .flatten()
     }
 
     fn key(&self, what: &str, kid: &str) -> ResourceKey {
@@ -63,6 +65,16 @@ pub fn is_private_key(key: &ResourceKey) -> bool {
     [Purpose::User, Purpose::Zone, dataplane()].iter().any(|purpose| purpose.private_kid(key).is_some())
 }
 
+/// True for a global secret that zones check tokens with: public halves of keys, and lists of revoked tokens.
+pub fn is_for_zones(key: &ResourceKey) -> bool {
+    let is_revocations = || {
+        let own = [Purpose::User, Purpose::Zone].iter().any(|purpose| purpose.revocations().name == key.name);
+        own || key.name.starts_with("dataplane-token-revocations-")
+    };
+    let is_public = || [Purpose::User, Purpose::Zone].iter().any(|purpose| purpose.public_kid(key).is_some());
+    key.kind == kind::GLOBAL_SECRET && (is_public() || is_revocations())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +86,10 @@ mod tests {
         assert_eq!(mesh.private_kid(&mesh.public_key("3")), None);
         assert_eq!(Purpose::User.public_kid(&Purpose::Zone.public_key("1")), None);
         assert!(is_private_key(&mesh.private_key("1")) && !is_private_key(&mesh.public_key("1")));
+        assert!(
+            is_for_zones(&Purpose::Zone.public_key("1")) && !is_for_zones(&Purpose::Zone.private_key("1"))
+        );
+        assert!(is_for_zones(&ResourceKey::new(kind::GLOBAL_SECRET, "", "dataplane-token-revocations-m")));
+        assert!(!is_for_zones(&ResourceKey::new(kind::GLOBAL_SECRET, "", "admin-user-token")));
     }
 }

@@ -26,7 +26,8 @@ impl SealKey {
 
     /// Eight bytes of a digest of the key, hexadecimal: names the key without telling it.
     pub fn id(&self) -> String {
-        let digest = ring::digest::digest(&ring::digest::SHA256, &[b"weft seal key id".as_slice(), &self.0].concat());
+        let digest =
+            ring::digest::digest(&ring::digest::SHA256, &[b"weft seal key id".as_slice(), &self.0].concat());
         digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -47,12 +48,15 @@ impl SealKey {
         }
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Error::Sealed)?;
         let mut body = body.to_vec();
-        let plain = self.key().open_in_place(nonce, Aad::from(context), &mut body).map_err(|_| Error::Sealed)?;
+        let plain =
+            self.key().open_in_place(nonce, Aad::from(context), &mut body).map_err(|_| Error::Sealed)?;
         Ok(plain.to_vec())
     }
 
     fn key(&self) -> LessSafeKey {
-        LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &self.0).expect("32 bytes are the cipher's key length"))
+        LessSafeKey::new(
+            UnboundKey::new(&CHACHA20_POLY1305, &self.0).expect("32 bytes are the cipher's key length"),
+        )
     }
 }
 

@@ -122,7 +122,9 @@ pub struct UserClaims {
     pub groups: Vec<String>,
 }
 
-fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -169,7 +171,20 @@ pub fn issue<C: Serialize>(
 }
 
 /// Checks signature, times and revocation, and reads the claims.
-pub fn verify<C: DeserializeOwned>(token: &str, keys: &VerificationKeys, now: Timestamp) -> Result<C, TokenError> {
+pub fn verify<C: DeserializeOwned>(
+    token: &str,
+    keys: &VerificationKeys,
+    now: Timestamp,
+) -> Result<C, TokenError> {
+    verify_until(token, keys, now).map(|(claims, _)| claims)
+}
+
+/// As [`verify`], and tells when the token expires.
+pub fn verify_until<C: DeserializeOwned>(
+    token: &str,
+    keys: &VerificationKeys,
+    now: Timestamp,
+) -> Result<(C, Timestamp), TokenError> {
     let token = token.trim();
     if token.is_empty() {
         return Err(TokenError::Missing);
@@ -185,7 +200,8 @@ pub fn verify<C: DeserializeOwned>(token: &str, keys: &VerificationKeys, now: Ti
     let (algorithm, key) = match DecodingKey::from_ec_pem(pem.as_bytes()) {
         Ok(key) => (Algorithm::ES256, key),
         Err(_) => {
-            let key = DecodingKey::from_rsa_pem(pem.as_bytes()).map_err(|_| TokenError::UnknownKey(kid.clone()))?;
+            let key =
+                DecodingKey::from_rsa_pem(pem.as_bytes()).map_err(|_| TokenError::UnknownKey(kid.clone()))?;
             (Algorithm::RS256, key)
         }
     };
@@ -201,11 +217,13 @@ pub fn verify<C: DeserializeOwned>(token: &str, keys: &VerificationKeys, now: Ti
     let body: Map<String, Value> =
         jsonwebtoken::decode(token, &key, &validation).map_err(|_| TokenError::Forged)?.claims;
     let time = |claim: &str| {
-        let seconds = body.get(claim).and_then(|value| value.as_i64().or_else(|| value.as_f64().map(|f| f as i64)));
+        let seconds =
+            body.get(claim).and_then(|value| value.as_i64().or_else(|| value.as_f64().map(|f| f as i64)));
         seconds.and_then(|seconds| Timestamp::from_timestamp(seconds, 0))
     };
     let expires = time("exp").ok_or_else(|| TokenError::Malformed("it has no expiry".into()))?;
-    if expires + SKEW <= now {
+    // A signed time may be any time: only `now` is known to have room for the skew.
+    if expires <= now - SKEW {
         return Err(TokenError::Expired(expires.to_rfc3339()));
     }
     if let Some(start) = time("nbf").filter(|start| *start > now + SKEW) {
@@ -214,7 +232,8 @@ pub fn verify<C: DeserializeOwned>(token: &str, keys: &VerificationKeys, now: Ti
     if body.get("jti").and_then(Value::as_str).is_some_and(|jti| keys.revoked.contains(jti)) {
         return Err(TokenError::Revoked);
     }
-    serde_json::from_value(Value::Object(body)).map_err(|error| malformed(&error))
+    let claims = serde_json::from_value(Value::Object(body)).map_err(|error| malformed(&error))?;
+    Ok((claims, expires))
 }
 
 /// Whether a proxy may use a token with these claims. `tags` holds every value of each tag of the proxy.
@@ -232,7 +251,9 @@ pub fn check_dataplane(
         return Err(format!("the token is for the proxy {:?}, not for {name:?}", claims.name));
     }
     for (tag, allowed) in &claims.tags {
-        let values = tags.get(tag).ok_or_else(|| format!("the token asks for the tag {tag}, which the proxy lacks"))?;
+        let values = tags
+            .get(tag)
+            .ok_or_else(|| format!("the token asks for the tag {tag}, which the proxy lacks"))?;
         if let Some(value) = values.iter().find(|value| !allowed.contains(value)) {
             return Err(format!("the token does not allow {value:?} for the tag {tag}"));
         }
@@ -265,7 +286,8 @@ mod tests {
     #[test]
     fn a_good_token_gives_its_claims() {
         let (_, keys, token) = setup();
-        let claims: DataplaneClaims = verify(&token, &keys, now()).expect("claims");
+        let (claims, expires): (DataplaneClaims, _) = verify_until(&token, &keys, now()).expect("claims");
+        assert_eq!(expires, now() + HOUR);
         assert_eq!((claims.name.as_str(), claims.mesh.as_str()), ("web-1", "default"));
     }
 

@@ -21,7 +21,8 @@ pub fn read_all(text: &str) -> Vec<Document> {
             Err(problem) => documents.push(Document { line, content: Err(vec![problem]) }),
             Ok(Value::Null) => {}
             Ok(Value::Array(items)) => {
-                documents.extend(items.iter().map(|item| Document { line, content: Resource::from_json(item) }));
+                documents
+                    .extend(items.iter().map(|item| Document { line, content: Resource::from_json(item) }));
             }
             Ok(value) => documents.push(Document { line, content: Resource::from_json(&value) }),
         }
@@ -36,10 +37,10 @@ pub fn parse(text: &str) -> Result<Value, Problem> {
     }
     let trimmed = text.trim_start_matches('\u{feff}');
     let body = trimmed.trim_start();
-    if body.starts_with('{') || body.starts_with('[') {
-        if let Ok(value) = serde_json::from_str(trimmed) {
-            return Ok(value);
-        }
+    if (body.starts_with('{') || body.starts_with('['))
+        && let Ok(value) = serde_json::from_str(trimmed)
+    {
+        return Ok(value);
     }
     if trimmed.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Value::Null);

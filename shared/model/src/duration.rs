@@ -52,11 +52,15 @@ impl Duration {
             let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| bad())? };
             let digits = u32::try_from(fraction.len()).map_err(|_| bad())?;
             let part: u128 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| bad())? };
-            nanos = nanos.saturating_add(whole.saturating_mul(scale)).saturating_add(part * scale / 10u128.pow(digits));
+            nanos = nanos
+                .saturating_add(whole.saturating_mul(scale))
+                .saturating_add(part * scale / 10u128.pow(digits));
             rest = tail;
         }
         let nanos = u64::try_from(nanos).ok().filter(|n| *n <= i64::MAX as u64);
-        nanos.map(|n| Duration(std::time::Duration::from_nanos(n))).ok_or_else(|| format!("{text:?} is too long"))
+        nanos
+            .map(|n| Duration(std::time::Duration::from_nanos(n)))
+            .ok_or_else(|| format!("{text:?} is too long"))
     }
 }
 

@@ -84,7 +84,10 @@ pub fn by_any_name(text: &str) -> Option<&'static Kind> {
     let squashed: String = text.to_ascii_lowercase().chars().filter(|c| *c != '-' && *c != '_').collect();
     KINDS.iter().find(|kind| {
         let name = kind.name.to_ascii_lowercase();
-        squashed == name || squashed == kind.path.replace('-', "") || squashed == kind.short || squashed == format!("{name}s")
+        squashed == name
+            || squashed == kind.path.replace('-', "")
+            || squashed == kind.short
+            || squashed == format!("{name}s")
     })
 }
 
@@ -114,7 +117,13 @@ pub fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-const fn kind(name: &'static str, singular: &'static str, plural: &'static str, path: &'static str, short: &'static str) -> Kind {
+const fn kind(
+    name: &'static str,
+    singular: &'static str,
+    plural: &'static str,
+    path: &'static str,
+    short: &'static str,
+) -> Kind {
     Kind {
         name,
         singular,
@@ -131,7 +140,13 @@ const fn kind(name: &'static str, singular: &'static str, plural: &'static str, 
     }
 }
 
-const fn policy(name: &'static str, singular: &'static str, plural: &'static str, path: &'static str, short: &'static str) -> Kind {
+const fn policy(
+    name: &'static str,
+    singular: &'static str,
+    plural: &'static str,
+    path: &'static str,
+    short: &'static str,
+) -> Kind {
     Kind { policy: true, ..kind(name, singular, plural, path, short) }
 }
 
@@ -141,9 +156,23 @@ const fn later(kind: Kind) -> Kind {
 
 /// Every kind that Weft knows, in the order in which lists show them.
 pub static KINDS: &[Kind] = &[
-    Kind { scope: Scope::Global, shape: Shape::Flat, written_at: WrittenAt::Global, ..kind(MESH, "Mesh", "Meshes", "meshes", "m") },
-    Kind { shape: Shape::Flat, written_at: WrittenAt::Zone, ..kind(DATAPLANE, "Data plane proxy", "Data plane proxies", "dataplanes", "dp") },
-    Kind { scope: Scope::Global, shape: Shape::Flat, written_at: WrittenAt::Global, ..kind(ZONE, "Zone", "Zones", "zones", "z") },
+    Kind {
+        scope: Scope::Global,
+        shape: Shape::Flat,
+        written_at: WrittenAt::Global,
+        ..kind(MESH, "Mesh", "Meshes", "meshes", "m")
+    },
+    Kind {
+        shape: Shape::Flat,
+        written_at: WrittenAt::Zone,
+        ..kind(DATAPLANE, "Data plane proxy", "Data plane proxies", "dataplanes", "dp")
+    },
+    Kind {
+        scope: Scope::Global,
+        shape: Shape::Flat,
+        written_at: WrittenAt::Global,
+        ..kind(ZONE, "Zone", "Zones", "zones", "z")
+    },
     Kind { shape: Shape::Flat, admin_only: true, ..kind(SECRET, "Secret", "Secrets", "secrets", "sec") },
     Kind {
         scope: Scope::Global,
@@ -152,31 +181,88 @@ pub static KINDS: &[Kind] = &[
         alias: "globalsecrets",
         ..kind(GLOBAL_SECRET, "Global secret", "Global secrets", "global-secrets", "gsec")
     },
-    Kind { written_at: WrittenAt::Zone, ..kind(MESH_SERVICE, "Mesh service", "Mesh services", "meshservices", "msvc") },
+    Kind {
+        written_at: WrittenAt::Zone,
+        ..kind(MESH_SERVICE, "Mesh service", "Mesh services", "meshservices", "msvc")
+    },
     kind(MESH_IDENTITY, "Mesh identity", "Mesh identities", "meshidentities", "mid"),
     kind(MESH_TRUST, "Mesh trust", "Mesh trusts", "meshtrusts", "mtrust"),
     policy("MeshHTTPRoute", "Mesh HTTP route", "Mesh HTTP routes", "meshhttproutes", "mhttpr"),
     policy("MeshTLS", "Mesh TLS", "Mesh TLSes", "meshtlses", "mtls"),
-    policy("MeshFaultInjection", "Mesh fault injection", "Mesh fault injections", "meshfaultinjections", "mfi"),
+    policy(
+        "MeshFaultInjection",
+        "Mesh fault injection",
+        "Mesh fault injections",
+        "meshfaultinjections",
+        "mfi",
+    ),
     policy("MeshTimeout", "Mesh timeout", "Mesh timeouts", "meshtimeouts", "mt"),
-    policy("MeshTrafficPermission", "Mesh traffic permission", "Mesh traffic permissions", "meshtrafficpermissions", "mtp"),
+    policy(
+        "MeshTrafficPermission",
+        "Mesh traffic permission",
+        "Mesh traffic permissions",
+        "meshtrafficpermissions",
+        "mtp",
+    ),
     later(policy("MeshTCPRoute", "Mesh TCP route", "Mesh TCP routes", "meshtcproutes", "mtcpr")),
-    later(policy("MeshLoadBalancingStrategy", "Mesh load balancing strategy", "Mesh load balancing strategies", "meshloadbalancingstrategies", "mlbs")),
+    later(policy(
+        "MeshLoadBalancingStrategy",
+        "Mesh load balancing strategy",
+        "Mesh load balancing strategies",
+        "meshloadbalancingstrategies",
+        "mlbs",
+    )),
     later(policy("MeshPassthrough", "Mesh passthrough", "Mesh passthroughs", "meshpassthroughs", "mp")),
     later(policy("MeshAccessLog", "Mesh access log", "Mesh access logs", "meshaccesslogs", "mal")),
     later(policy("MeshTrace", "Mesh trace", "Mesh traces", "meshtraces", "mtr")),
     later(policy("MeshRateLimit", "Mesh rate limit", "Mesh rate limits", "meshratelimits", "mrl")),
     later(policy("MeshHealthCheck", "Mesh health check", "Mesh health checks", "meshhealthchecks", "mhc")),
-    later(policy("MeshCircuitBreaker", "Mesh circuit breaker", "Mesh circuit breakers", "meshcircuitbreakers", "mcb")),
+    later(policy(
+        "MeshCircuitBreaker",
+        "Mesh circuit breaker",
+        "Mesh circuit breakers",
+        "meshcircuitbreakers",
+        "mcb",
+    )),
     later(policy("MeshRetry", "Mesh retry", "Mesh retries", "meshretries", "mr")),
     later(policy("MeshMetric", "Mesh metric", "Mesh metrics", "meshmetrics", "mm")),
     later(policy("MeshProxyPatch", "Mesh proxy patch", "Mesh proxy patches", "meshproxypatches", "mpp")),
-    later(Kind { written_at: WrittenAt::Global, ..kind("MeshMultiZoneService", "Mesh multi-zone service", "Mesh multi-zone services", "meshmultizoneservices", "mzsvc") }),
-    later(kind("MeshExternalService", "Mesh external service", "Mesh external services", "meshexternalservices", "extsvc")),
-    later(Kind { scope: Scope::Global, ..kind("HostnameGenerator", "Hostname generator", "Hostname generators", "hostnamegenerators", "hg") }),
-    later(Kind { written_at: WrittenAt::Zone, ..kind("MeshZoneAddress", "Mesh zone address", "Mesh zone addresses", "meshzoneaddresses", "mza") }),
-    later(kind("MeshOpenTelemetryBackend", "Mesh OpenTelemetry backend", "Mesh OpenTelemetry backends", "meshopentelemetrybackends", "motb")),
-    later(Kind { written_at: WrittenAt::Nobody, ..kind("Workload", "Workload", "Workloads", "workloads", "wl") }),
+    later(Kind {
+        written_at: WrittenAt::Global,
+        ..kind(
+            "MeshMultiZoneService",
+            "Mesh multi-zone service",
+            "Mesh multi-zone services",
+            "meshmultizoneservices",
+            "mzsvc",
+        )
+    }),
+    later(kind(
+        "MeshExternalService",
+        "Mesh external service",
+        "Mesh external services",
+        "meshexternalservices",
+        "extsvc",
+    )),
+    later(Kind {
+        scope: Scope::Global,
+        ..kind("HostnameGenerator", "Hostname generator", "Hostname generators", "hostnamegenerators", "hg")
+    }),
+    later(Kind {
+        written_at: WrittenAt::Zone,
+        ..kind("MeshZoneAddress", "Mesh zone address", "Mesh zone addresses", "meshzoneaddresses", "mza")
+    }),
+    later(kind(
+        "MeshOpenTelemetryBackend",
+        "Mesh OpenTelemetry backend",
+        "Mesh OpenTelemetry backends",
+        "meshopentelemetrybackends",
+        "motb",
+    )),
+    later(Kind {
+        written_at: WrittenAt::Nobody,
+        ..kind("Workload", "Workload", "Workloads", "workloads", "wl")
+    }),
 ];
 
 /// Kinds of Kuma 2.x that its 3.0 dropped, with what to write instead.

@@ -37,7 +37,8 @@ pub fn check(labels: &Labels) -> Vec<Problem> {
             problems.push(Problem::new(format!("labels[{key:?}]"), "is not a label's key"));
         }
         if !value.is_empty() && !part(value, 63) {
-            let reason = format!("{value:?} is not a label's value: at most 63 letters, digits, '-', '_' and '.'");
+            let reason =
+                format!("{value:?} is not a label's value: at most 63 letters, digits, '-', '_' and '.'");
             problems.push(Problem::new(format!("labels[{key:?}]"), reason));
         }
     }

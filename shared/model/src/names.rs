@@ -11,7 +11,10 @@ pub fn check_name(path: &str, name: &str) -> Option<Problem> {
         return Some(Problem::new(path, "cannot be empty"));
     }
     if name.len() > NAME_MAX {
-        return Some(Problem::new(path, format!("is {} characters long, {NAME_MAX} are allowed", name.len())));
+        return Some(Problem::new(
+            path,
+            format!("is {} characters long, {NAME_MAX} are allowed", name.len()),
+        ));
     }
     let good = name.split('.').all(|part| is_label(part, |c| c.is_ascii_lowercase() || c.is_ascii_digit()));
     (!good).then(|| {
@@ -28,9 +31,13 @@ pub fn check_mesh(path: &str, mesh: &str) -> Option<Problem> {
     if mesh.is_empty() {
         return Some(Problem::new(path, "cannot be empty"));
     }
-    let good = mesh.len() <= 63 && is_label(mesh, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let good =
+        mesh.len() <= 63 && is_label(mesh, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     (!good).then(|| {
-        Problem::new(path, format!("{mesh:?} is not a name: use at most 63 lower-case letters, digits and '-'"))
+        Problem::new(
+            path,
+            format!("{mesh:?} is not a name: use at most 63 lower-case letters, digits and '-'"),
+        )
     })
 }
 

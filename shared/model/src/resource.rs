@@ -67,6 +67,10 @@ pub struct Resource {
     pub revision: Revision,
 }
 
+/// How deep a document may be nested. No kind comes near it, and readers of JSON stop at 128, also when a document stands
+/// inside a list.
+pub const DEPTH_MAX: usize = 64;
+
 /// Keys of the envelope on the wire; in a flat document all others are the spec's.
 const ENVELOPE: &[&str] =
     &["type", "mesh", "name", "labels", "creationTime", "modificationTime", "kri", "revision", "status"];
@@ -146,8 +150,14 @@ impl Resource {
     /// revision are the store's and are ignored on the way in.
     pub fn from_json(document: &Value) -> Result<Resource, Vec<Problem>> {
         let Value::Object(fields) = document else {
-            return Err(vec![Problem::new("", "a document is a mapping with type, name and, for most, mesh and spec")]);
+            return Err(vec![Problem::new(
+                "",
+                "a document is a mapping with type, name and, for most, mesh and spec",
+            )]);
         };
+        if !is_flatter_than(document, DEPTH_MAX) {
+            return Err(vec![Problem::new("", format!("is nested deeper than {DEPTH_MAX} levels"))]);
+        }
         let kind = match fields.get("type") {
             Some(Value::String(name)) => known_kind(name).map_err(|problem| vec![problem])?,
             Some(_) => return Err(vec![Problem::new("type", "must be a string")]),
@@ -217,6 +227,15 @@ impl Resource {
     }
 }
 
+fn is_flatter_than(value: &Value, levels: usize) -> bool {
+    let inside = |value: &Value| levels > 0 && is_flatter_than(value, levels - 1);
+    match value {
+        Value::Array(items) => items.iter().all(inside),
+        Value::Object(fields) => fields.values().all(inside),
+        _ => true,
+    }
+}
+
 /// Finds a kind that this version stores, or says why not.
 pub fn known_kind(name: &str) -> Result<&'static kind::Kind, Problem> {
     let reason = match kind::by_name(name) {
@@ -245,6 +264,17 @@ mod tests {
         let new = json!({"type": "MeshTimeout", "mesh": "m", "name": "t", "spec": {"to": []}});
         let timeout = Resource::from_json(&new).expect("a timeout");
         assert_eq!(Resource::from_json(&timeout.to_json()), Ok(timeout));
+    }
+
+    #[test]
+    fn what_is_nested_deeper_than_any_reader_goes_is_refused() {
+        let nested = |levels: usize| {
+            let conf = (0..levels).fold(json!(1), |inner, _| json!([inner]));
+            Resource::from_json(&json!({"type": "MeshTimeout", "name": "a", "spec": {"x": conf}}))
+        };
+        assert!(nested(DEPTH_MAX - 2).is_ok());
+        let problems = nested(DEPTH_MAX - 1).expect_err("refused");
+        assert_eq!(problems[0].to_string(), "is nested deeper than 64 levels");
     }
 
     #[test]

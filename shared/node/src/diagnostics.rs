@@ -52,13 +52,17 @@ async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text)
         }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string()),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string())
+        }
     }
 }
 
 async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
     match shared.ready.missing() {
         missing if missing.is_empty() => (StatusCode::OK, "ready\n".to_owned()),
-        missing => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: waiting for {}\n", missing.join(", "))),
+        missing => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: waiting for {}\n", missing.join(", ")))
+        }
     }
 }

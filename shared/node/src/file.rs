@@ -11,7 +11,9 @@ use std::{
 pub fn read(path: &Path, what: &str) -> Result<String> {
     fs::read_to_string(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => anyhow::anyhow!("cannot read {what}: there is no file {}", path.display()),
-        ErrorKind::PermissionDenied => anyhow::anyhow!("cannot read {what}: no permission to read {}", path.display()),
+        ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("cannot read {what}: no permission to read {}", path.display())
+        }
         ErrorKind::InvalidData => anyhow::anyhow!("cannot read {what}: {} is not text", path.display()),
         _ => anyhow::anyhow!("cannot read {what} from {}: {error}", path.display()),
     })
@@ -50,9 +52,9 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 /// Reads 32 bytes of key material, or makes and stores them with `make` when there are none yet.
 pub fn key_or_make(path: &Path, make: impl FnOnce() -> [u8; 32]) -> Result<[u8; 32]> {
     match fs::read(path) {
-        Ok(bytes) => bytes
-            .try_into()
-            .map_err(|bytes: Vec<u8>| anyhow::anyhow!("{} holds {} bytes, a key has 32", path.display(), bytes.len())),
+        Ok(bytes) => bytes.try_into().map_err(|bytes: Vec<u8>| {
+            anyhow::anyhow!("{} holds {} bytes, a key has 32", path.display(), bytes.len())
+        }),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = make();
             write_private(path, &key)?;

@@ -1,9 +1,16 @@
 //! Logs to stderr, and traces over OTLP when asked for.
-use anyhow::{Context as _, Result};
-use opentelemetry::trace::TracerProvider as _;
+use anyhow::{Context as _, Result, anyhow};
+use opentelemetry::{
+    Context as TraceContext,
+    trace::{TraceContextExt as _, TracerProvider as _},
+};
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing::{Level, Span, level_filters::LevelFilter};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::FilterFn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -26,6 +33,25 @@ pub struct Flags {
     pub otlp_endpoint: Option<String>,
 }
 
+/// Where in a trace something happened, for what follows from it elsewhere and later.
+#[derive(Clone, Debug)]
+pub struct Cause(TraceContext);
+
+impl Cause {
+    /// The current span; none while no traces are sent.
+    pub fn current() -> Option<Cause> {
+        let context = Span::current().context();
+        let place = context.span().span_context().clone();
+        place.is_valid().then(|| Cause(TraceContext::new().with_remote_span_context(place)))
+    }
+
+    /// Makes `span` a part of the trace. For a span that was not entered yet.
+    pub fn lead_to(&self, span: &Span) {
+        // It fails for a span that nobody records.
+        let _ = span.set_parent(self.0.clone());
+    }
+}
+
 /// Flushes what is left of the traces when it goes.
 pub struct Guard(Option<SdkTracerProvider>);
 
@@ -41,11 +67,16 @@ impl Drop for Guard {
 /// Sets up logging, once per process. With an OTLP endpoint it must be called inside a run time.
 pub fn init(flags: &Flags, service: &'static str) -> Result<Guard> {
     let filter = EnvFilter::try_new(&flags.log_level)
-        .with_context(|| format!("--log-level {:?} is not a filter", flags.log_level))?
+        .map_err(|_| {
+            anyhow!(
+                "--log-level {:?} is not a filter: write info, or info,zone_server=debug",
+                flags.log_level
+            )
+        })?
         // These speak of their own inner life; ours is told by our own events.
         .add_directive("opentelemetry=warn".parse()?)
-        .add_directive("openraft=warn".parse()?)
-        // openraft warns of every retry towards a zone that is away; the link tells that once.
+        // openraft warns of what is usual: a zone that is away, a vote that is new. What ends a node comes as its error.
+        .add_directive("openraft=error".parse()?)
         .add_directive("openraft::replication=off".parse()?)
         .add_directive("openraft::engine::handler::replication_handler=off".parse()?)
         .add_directive("sled=warn".parse()?)
@@ -67,7 +98,20 @@ pub fn init(flags: &Flags, service: &'static str) -> Result<Guard> {
             Some(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
         }
     };
-    let traces = provider.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer(service)));
-    tracing_subscriber::registry().with(traces).with(format.with_filter(filter)).try_init().context("logging")?;
+    // Ours alone: a trace of how a trace is sent would make the next one.
+    let ours = FilterFn::new(|metadata| {
+        let room = metadata.target().split("::").next().unwrap_or_default();
+        ["shared_", "global_", "zone_"].iter().any(|prefix| room.starts_with(prefix))
+            && *metadata.level() <= Level::DEBUG
+    });
+    let ours = ours.with_max_level_hint(LevelFilter::DEBUG);
+    let traces = provider.as_ref().map(|provider| {
+        tracing_opentelemetry::layer().with_tracer(provider.tracer(service)).with_filter(ours)
+    });
+    tracing_subscriber::registry()
+        .with(traces)
+        .with(format.with_filter(filter))
+        .try_init()
+        .context("logging")?;
     Ok(Guard(provider))
 }

@@ -29,14 +29,16 @@ pub struct ServingCert {
 
 impl ServingCert {
     /// Reads `<dir>/{ca,server}.{crt,key}`, or makes them: an authority once, and a leaf whenever it is missing, near
-    /// its end, or lacks one of `names`. The leaf also holds `localhost`, the host's name and its addresses.
+    /// its end, of another authority or key, or lacks one of `names`. The leaf also holds `localhost`, the host's name and its addresses.
     pub fn load_or_make(dir: &Path, names: &[String]) -> Result<ServingCert> {
         file::private_dir(dir)?;
         let at = |name: &str| dir.join(name);
         let now = time::now();
         let authority = if at("ca.crt").exists() {
-            let (cert, key) = (file::read(&at("ca.crt"), "the CA")?, file::read(&at("ca.key"), "the CA's key")?);
-            Authority::from_pem(&cert, &key).with_context(|| format!("cannot use the CA in {}", dir.display()))?
+            let (cert, key) =
+                (file::read(&at("ca.crt"), "the CA")?, file::read(&at("ca.key"), "the CA's key")?);
+            Authority::from_pem(&cert, &key)
+                .with_context(|| format!("cannot use the CA in {}", dir.display()))?
         } else {
             let made = Authority::generate("weft control plane", None, now, CA_LIFETIME)?;
             file::write_private(&at("ca.key"), made.key_pem().as_bytes())?;
@@ -44,13 +46,15 @@ impl ServingCert {
             made
         };
         let names: Vec<String> = wanted_names(names).into_iter().collect();
-        let list = names.join("\n");
+        let list = format!("{}\n{}", names.join("\n"), authority.cert_pem());
         let current = || -> Option<(String, String)> {
             let chain = std::fs::read_to_string(at("server.crt")).ok()?;
             let key = std::fs::read_to_string(at("server.key")).ok()?;
             let same = std::fs::read_to_string(at("server.names")).ok()? == list;
             let fresh = shared_identity::ca::not_after(&chain).ok()? > now + RENEW_BEFORE;
-            (same && fresh).then_some((chain, key))
+            // A crash between two files leaves a pair that does not fit.
+            let fits = || pair(&chain, &key).is_ok();
+            (same && fresh && fits()).then_some((chain, key))
         };
         let (chain_pem, key_pem) = match current() {
             Some(found) => found,
@@ -67,12 +71,16 @@ impl ServingCert {
 
     /// The server's side of TLS 1.2 and 1.3, for HTTP/1.1 and HTTP/2.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>> {
-        let chain = certificates(&self.chain_pem)?;
-        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).context("the server's key")?;
-        let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+        let mut config = pair(&self.chain_pem, &self.key_pem)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
+}
+
+/// Fails for a certificate that is not the key's.
+fn pair(chain_pem: &str, key_pem: &str) -> Result<ServerConfig> {
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).context("the server's key")?;
+    Ok(ServerConfig::builder().with_no_client_auth().with_single_cert(certificates(chain_pem)?, key)?)
 }
 
 fn wanted_names(extra: &[String]) -> BTreeSet<String> {
@@ -84,12 +92,19 @@ fn wanted_names(extra: &[String]) -> BTreeSet<String> {
     }
     let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let addresses = if_addrs::get_if_addrs().unwrap_or_default();
-    names.extend(addresses.iter().map(|interface| interface.ip()).filter(|ip| !link_local(ip)).map(|ip| ip.to_string()));
+    names.extend(
+        addresses
+            .iter()
+            .map(|interface| interface.ip())
+            .filter(|ip| !link_local(ip))
+            .map(|ip| ip.to_string()),
+    );
     names
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
-    let found = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().context("not PEM")?;
+    let found =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().context("not PEM")?;
     anyhow::ensure!(!found.is_empty(), "holds no certificate");
     Ok(found)
 }
@@ -125,5 +140,25 @@ mod tests {
         named.server_config().expect("a server's side");
         client_config(&named.ca_pem).expect("a client's side");
         assert!(client_config("rubbish").is_err());
+    }
+
+    #[test]
+    fn a_leaf_that_does_not_fit_is_made_anew() {
+        install_crypto();
+        let (dir, other) =
+            (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        let first = ServingCert::load_or_make(dir.path(), &[]).expect("made");
+        ServingCert::load_or_make(other.path(), &[]).expect("made");
+        let copy =
+            |name: &str| std::fs::copy(other.path().join(name), dir.path().join(name)).expect("copied");
+        copy("server.key");
+        let second = ServingCert::load_or_make(dir.path(), &[]).expect("made anew");
+        assert_ne!(first.chain_pem, second.chain_pem);
+        second.server_config().expect("a pair that fits");
+        // An operator brings another authority.
+        copy("ca.crt");
+        copy("ca.key");
+        let third = ServingCert::load_or_make(dir.path(), &[]).expect("made anew");
+        assert_ne!(second.chain_pem, third.chain_pem);
     }
 }

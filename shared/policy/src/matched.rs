@@ -63,6 +63,28 @@ impl Matched {
         self.0.is_empty()
     }
 
+    /// Without those that say nothing to a proxy that reaches only these destinations.
+    pub fn concerning<'a, T: IntoIterator<Item = Target<'a>>>(&self, targets: impl Fn() -> T) -> Matched {
+        if self.iter().all(|policy| policy.concerns(targets())) {
+            return self.clone();
+        }
+        let concern = |entry: &&Entry| entry.policy.concerns(targets());
+        Matched(Arc::new(self.0.iter().filter(concern).cloned().collect()))
+    }
+
+    /// The policies that say anything of connections to destinations. Who is selected by the same ones is told the same
+    /// of every destination.
+    pub fn about_destinations(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.iter().filter(|policy| !policy.to.is_empty())
+    }
+
+    /// The policies that say anything of connections to this inbound. Inbounds of which the same ones speak are told the
+    /// same.
+    pub fn about_inbound(&self, inbound: &InboundFacts) -> impl Iterator<Item = &Arc<Policy>> {
+        let entries = self.0.iter().filter(|entry| !entry.policy.inbound.is_empty() && entry.is_for(inbound));
+        entries.map(|entry| &entry.policy)
+    }
+
     fn of_kind(&self, kind: &str) -> &[Entry] {
         let start = self.0.partition_point(|entry| entry.policy.kind < kind);
         let end = self.0.partition_point(|entry| entry.policy.kind <= kind);

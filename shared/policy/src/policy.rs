@@ -1,7 +1,7 @@
 //! A policy, compiled once from its document: whom it is for, how it ranks, and its items.
 use crate::{
     BackendRef,
-    facts::{InboundFacts, ProxyFacts},
+    facts::{InboundFacts, ProxyFacts, Target},
     grammar::{Grammar, Parts},
     kinds,
     order::{Name, Rank, Role, name},
@@ -85,6 +85,22 @@ impl Policy {
             Role::System => here,
             Role::Consumer | Role::WorkloadOwner => here && same_namespace(&self.labels, proxy.labels),
         }
+    }
+
+    /// False when the policy says nothing to a proxy that reaches only these destinations. It does not matter then whether
+    /// it is there.
+    pub fn concerns<'a>(&self, targets: impl IntoIterator<Item = Target<'a>>) -> bool {
+        // What is about routes goes where these go.
+        let of_routes = |destination: &Destination| matches!(destination, Destination::Route { .. });
+        let about_more = !self.inbound.is_empty() || self.to.is_empty();
+        about_more
+            || self
+                .to
+                .iter()
+                .any(|(destination, _)| of_routes(destination) || *destination == Destination::Mesh)
+            || targets
+                .into_iter()
+                .any(|target| self.to.iter().any(|(destination, _)| destination.includes(&target, None)))
     }
 
     /// Every destination that a route may send requests to, mirrors included. Empty for kinds that route nothing.

@@ -6,7 +6,11 @@ use crate::{Error, witness::Witness};
 use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -29,12 +33,25 @@ pub(crate) struct Trees {
     pub meta: sled::Tree,
     pub witness: Arc<Witness>,
     db: sled::Db,
+    failed: Arc<AtomicBool>,
 }
 
 impl Trees {
     /// Returns once everything written before is on disk.
     pub fn flush(&self) -> sled::Result<()> {
         self.db.flush().map(|_| ())
+    }
+
+    /// Says that a write has failed. Raft stops then, and the program ends; until it does, nothing may wait for sled.
+    pub fn has_failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// sled flushes when it is dropped, and after a failed write waits there for ever.
+    fn let_go(self) {
+        if self.failed.load(Ordering::Relaxed) {
+            std::mem::forget(self);
+        }
     }
 }
 
@@ -72,13 +89,14 @@ impl Disk {
         };
         let log = db.open_tree("log").map_err(store)?;
         let meta = db.open_tree("meta").map_err(store)?;
-        let trees = Trees { log, meta, witness: Arc::new(witness), db };
+        let trees = Trees { log, meta, witness: Arc::new(witness), db, failed: Arc::default() };
         let (jobs, waiting) = mpsc::channel::<Job>();
         let own = trees.clone();
         let work = move || {
             for job in waiting {
                 job(&own);
             }
+            own.let_go();
         };
         let thread = std::thread::Builder::new()
             .name("raft-disk".to_owned())
@@ -118,8 +136,12 @@ impl Disk {
     ) -> sled::Result<T> {
         let (done, answer) = tokio::sync::oneshot::channel();
         self.give(move |trees| {
+            let result = job(trees);
+            if result.is_err() {
+                trees.has_failed();
+            }
             // Nobody waits any more: the write counts all the same.
-            let _ = done.send(job(trees));
+            let _ = done.send(result);
         });
         answer.await.unwrap_or_else(|_| Err(sled::Error::Unsupported("the job panicked".to_owned())))
     }
@@ -132,7 +154,9 @@ impl Drop for Disk {
             // A panic in a job was reported when it happened.
             let _ = thread.join();
         }
-        drop(self.trees.take());
+        if let Some(trees) = self.trees.take() {
+            trees.let_go();
+        }
     }
 }
 

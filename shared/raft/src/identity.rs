@@ -20,15 +20,32 @@ pub struct Identity {
     pub role: String,
 }
 
+/// The file: a flipped bit must not make another replica, or one of another cluster.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stored {
+    #[serde(flatten)]
+    identity: Identity,
+    /// Absent in files of the first versions.
+    #[serde(default)]
+    checksum: Option<u32>,
+}
+
 impl Identity {
     /// None when the directory is new.
     pub(crate) fn read(dir: &Path) -> Result<Option<Identity>, Error> {
         let path = dir.join(FILE);
         match fs::read(&path) {
-            Ok(text) => match serde_json::from_slice(&text) {
-                Ok(identity) => Ok(Some(identity)),
-                Err(error) => Err(Error::Damaged { dir: dir.to_owned(), what: format!("{FILE}: {error}") }),
-            },
+            Ok(text) => {
+                let damaged =
+                    |what: String| Error::Damaged { dir: dir.to_owned(), what: format!("{FILE}: {what}") };
+                let stored: Stored =
+                    serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+                if stored.checksum.is_some_and(|checksum| checksum != stored.identity.checksum()) {
+                    return Err(damaged("its checksum does not match".to_owned()));
+                }
+                Ok(Some(stored.identity))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(Error::Io { action: "read", path, source }),
         }
@@ -36,8 +53,13 @@ impl Identity {
 
     pub(crate) fn write(&self, dir: &Path) -> Result<(), Error> {
         let path = dir.join(FILE);
-        let text = serde_json::to_vec_pretty(self).expect("strings and a number are JSON");
+        let stored = Stored { identity: self.clone(), checksum: Some(self.checksum()) };
+        let text = serde_json::to_vec_pretty(&stored).expect("strings and numbers are JSON");
         replace(&path, &[&text]).map_err(|source| Error::Io { action: "write", path, source })
+    }
+
+    fn checksum(&self) -> u32 {
+        crc32fast::hash(format!("{} {} {}", self.node_id, self.cluster_id, self.role).as_bytes())
     }
 
     /// Binds the replica to a cluster, once and for ever. Answers whether it is new.

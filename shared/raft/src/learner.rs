@@ -30,7 +30,8 @@ impl Learner {
     /// Brings the catalog to where it was when the replica last ran.
     pub async fn start(storage: Storage) -> Result<Learner, Error> {
         let Storage { log, machine, catalog, identity, dir } = storage;
-        let config = openraft::Config { enable_elect: false, ..config() };
+        // Nothing is due at a learner by the clock.
+        let config = openraft::Config { enable_elect: false, enable_tick: false, ..config() };
         let config = Arc::new(config.validate().map_err(|error| Error::Stopped(error.to_string()))?);
         let raft = Raft::new(identity.node_id, config, Mute, log.clone(), machine)
             .await

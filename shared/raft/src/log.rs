@@ -267,6 +267,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         } else {
             self.disk.give(move |trees| {
                 if let Err(error) = write(trees) {
+                    trees.has_failed();
                     tracing::error!(%error, "the commit index is not saved");
                 }
             });
@@ -304,7 +305,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 Ok(trees.witness.raise(|durable| durable.log_end = durable.log_end.max(end))?)
             };
             let done = write();
-            if done.is_ok() {
+            if done.is_err() {
+                trees.has_failed();
+            } else {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                 state.durable_end = state.durable_end.max(end);
                 state.trim();
@@ -365,6 +368,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 trees.log.apply_batch(batch)
             };
             if let Err(error) = purge() {
+                trees.has_failed();
                 tracing::error!(%error, "the log is not purged");
             }
         });

@@ -10,7 +10,8 @@ use crate::{
 };
 use shared_catalog::Catalog;
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, File, Permissions},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::Arc,
@@ -33,11 +34,7 @@ impl Storage {
     /// Opens a data directory, or makes it. `role` is `global` or `zone <name>`; a directory of another role is refused.
     /// Everything in it is verified. Blocks.
     pub fn open(dir: &Path, role: &str, new_node_id: impl FnOnce() -> u64) -> Result<Storage, Error> {
-        fs::create_dir_all(dir).map_err(|source| Error::Io {
-            action: "make",
-            path: dir.to_owned(),
-            source,
-        })?;
+        private_dir(dir).map_err(|source| Error::Io { action: "make", path: dir.to_owned(), source })?;
         let lock = disk::lock(dir)?;
         let damaged = |what: &str| Error::Damaged { dir: dir.to_owned(), what: what.to_owned() };
         let found = Identity::read(dir)?;
@@ -83,6 +80,12 @@ impl Storage {
         }
         Ok(())
     }
+}
+
+/// The log holds secrets: only the owner may enter, also where the directory above is open to others.
+fn private_dir(dir: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    fs::set_permissions(dir, Permissions::from_mode(0o700))
 }
 
 /// sled panics at some damage.

@@ -45,12 +45,17 @@ pub fn learner_id(random: u64) -> u64 {
 }
 
 /// Settings of voters and learners alike. Times are in milliseconds.
+///
+/// Heartbeats keep voters from elections. A voter that is alone has nobody to keep, and stands for election as soon as it
+/// starts; learners stand for none. To them a heartbeat is the second chance of a commit whose message was lost, and each
+/// costs all of them a message: one each second is enough. The interval is also how long openraft waits for an answer to
+/// an append before it asks again.
 pub fn config() -> openraft::Config {
     openraft::Config {
         cluster_name: "weft".to_owned(),
-        heartbeat_interval: 50,
-        election_timeout_min: 200,
-        election_timeout_max: 400,
+        heartbeat_interval: 1_000,
+        election_timeout_min: 3_000,
+        election_timeout_max: 6_000,
         // Per chunk. The default of 200 ms sends the first chunk to a slow zone for ever.
         install_snapshot_timeout: 10_000,
         snapshot_max_chunk_size: 256 << 10,

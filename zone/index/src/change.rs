@@ -1,7 +1,7 @@
 //! What comes into the index and what it says of it.
-use crate::ProxyId;
+use crate::{Destination, ProxyId};
 use shared_model::{Resource, ResourceKey};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Where a resource was learned from. One key may exist in both. Of a Mesh and of a policy the followed one counts then,
@@ -25,4 +25,6 @@ pub enum Change {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
     pub proxies: BTreeSet<ProxyId>,
+    /// Those of the touched whose view differs in the endpoints of these destinations and in nothing else.
+    pub moved: BTreeMap<ProxyId, Vec<Arc<Destination>>>,
 }

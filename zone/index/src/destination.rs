@@ -2,6 +2,7 @@
 use crate::lookup;
 use shared_model::core::dataplane::{BackendRef, Protocol};
 use shared_model::{Kri, kind, labels::Labels};
+use shared_policy::Target;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -9,8 +10,17 @@ use std::sync::Arc;
 /// documents taken as a whole, see [`Destination::port`].
 pub type DestinationKey = Kri;
 
+/// Two parts that change apart: what a client is told of it, and the endpoints behind it, which come and go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
+    pub(crate) front: Arc<Front>,
+    /// Sorted by address and port, each once.
+    pub endpoints: Arc<Vec<Endpoint>>,
+}
+
+/// A destination without its endpoints. As long as it says the same it is the same `Arc`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Front {
     pub key: DestinationKey,
     /// What the user calls the service.
     pub name: String,
@@ -24,8 +34,32 @@ pub struct Destination {
     pub protocol: Protocol,
     /// Present when all proxies behind it have an identity.
     pub tls: Option<DestinationTls>,
-    /// Sorted by address and port, each once.
-    pub endpoints: Arc<Vec<Endpoint>>,
+}
+
+impl Front {
+    /// The destination as policies see it.
+    pub fn target(&self) -> Target<'_> {
+        Target {
+            kri: &self.key,
+            port: self.port,
+            labels: &self.labels,
+            service_tag: self.service_tag.as_deref(),
+        }
+    }
+}
+
+impl Destination {
+    pub fn front(&self) -> &Arc<Front> {
+        &self.front
+    }
+}
+
+impl std::ops::Deref for Destination {
+    type Target = Front;
+
+    fn deref(&self) -> &Front {
+        &self.front
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What the index publishes: an immutable picture of the zone. Epochs share all that did not change between them.
 use crate::destination::{Destination, DestinationKey, Destinations};
 use crate::proxy::{Held, Proxy};
-use crate::view::{AuthoritySpec, OutboundView, ProxyId, ProxyView};
+use crate::view::{AuthoritySpec, ProxyId, ProxyView};
 use imbl::OrdMap;
 use shared_model::{Problem, Resource, ResourceKey};
 use shared_policy::Policy;
@@ -58,6 +58,9 @@ impl Epoch {
         let proxy = room.proxies.get(id.name.as_str())?;
         let body = &proxy.body;
         let reached = proxy.reach.scope.iter().filter_map(|key| room.destinations.get(&**key).cloned());
+        let destinations = Destinations::of(&self.zone, reached);
+        let matched = proxy.selection.matched(&body.facts(&self.zone));
+        let policies = matched.concerning(|| destinations.iter().map(|destination| destination.target()));
         Some(ProxyView {
             id: id.clone(),
             zone: self.zone.clone(),
@@ -67,9 +70,9 @@ impl Epoch {
             identity: proxy.identified.spec.clone(),
             trust: if proxy.identified.spec.is_some() { room.trust.clone() } else { Arc::default() },
             inbounds: body.inbounds.clone(),
-            outbounds: proxy.reach.outbounds.iter().map(OutboundView::of).collect(),
-            destinations: Destinations::of(&self.zone, reached),
-            policies: proxy.selection.matched(&body.facts(&self.zone)).clone(),
+            outbounds: proxy.reach.outbounds.clone(),
+            destinations,
+            policies,
             mtls: proxy.identified.mode,
             problems: proxy.problems(),
         })

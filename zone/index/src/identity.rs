@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// How long the certificates of a 2.x mesh live unless it says otherwise.
 const MTLS_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
+/// The shortest life of a certificate that is renewed in time; a MeshIdentity cannot ask for less.
+const LIFETIME_MIN: Duration = Duration::from_secs(60);
+
 /// A proxy as far as its identity depends on it.
 pub(crate) struct Subject<'a> {
     pub mesh: &'a str,
@@ -73,6 +76,7 @@ pub(crate) fn identify<'a>(
             };
             let lifetime = backend.dp_cert.as_ref().and_then(|cert| cert.rotation.as_ref());
             let lifetime = lifetime.and_then(|rotation| rotation.expiration).unwrap_or(MTLS_LIFETIME);
+            let lifetime = lifetime.max(LIFETIME_MIN);
             (Ok(from_mtls(subject, &backend.name, lifetime)), mode, true)
         }
         (None, None) => return Identified::default(),

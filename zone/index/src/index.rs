@@ -15,15 +15,19 @@ mod pairs;
 mod routes;
 mod services;
 mod settle;
+mod shared;
 
 use crate::problems::{Found, Problems};
 use crate::proxy::Body;
 use crate::{Change, Epoch, ProxyId, Source, Touched};
 use claims::Claims;
 use mesh::MeshIndex;
+use shared::Shared;
 use shared_model::core::Dataplane;
+use shared_model::core::dataplane::Outbound;
 use shared_model::{Problem, Resource, ResourceKey, kind, strict};
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// All that a zone knows, kept up to date change by change.
@@ -33,6 +37,7 @@ pub struct Index {
     resources: BTreeMap<(Source, ResourceKey), Arc<Resource>>,
     meshes: BTreeMap<String, MeshIndex>,
     claims: Claims,
+    outbounds: Shared<Vec<Outbound>>,
     problems: Problems,
     epoch: Arc<Epoch>,
 }
@@ -44,6 +49,7 @@ impl Index {
             resources: BTreeMap::new(),
             meshes: BTreeMap::new(),
             claims: Claims::default(),
+            outbounds: Shared::default(),
             problems: Problems::default(),
             epoch: Arc::new(Epoch { zone: zone.to_owned(), ..Epoch::default() }),
         }
@@ -126,7 +132,8 @@ impl Index {
             self.problems.set(&key, Found::Relating(source), Vec::new());
         }
         let problems = if key.kind == kind::DATAPLANE {
-            let (body, problems) = read_dataplane(zone, &key, resource);
+            let (body, problems) =
+                read_dataplane(zone, &key, resource, mesh.body(&key.name), &mut self.outbounds);
             self.claims.replace(mesh.body(&key.name).map(|body| &**body), body.as_deref());
             mesh.put_dataplane(&key.name, body);
             problems
@@ -148,6 +155,11 @@ impl Index {
             let had_view = |proxy: &str| before.is_some_and(|room| room.shows(proxy));
             let concerned = settled.touched.iter().filter(|proxy| had_view(proxy) || mesh.room.shows(proxy));
             touched.proxies.extend(concerned.map(|proxy| ProxyId::new(&name, &**proxy)));
+            for (proxy, destinations) in settled.moved.iter().filter(|(proxy, _)| mesh.room.shows(proxy)) {
+                let id = ProxyId::new(&name, &**proxy);
+                touched.proxies.insert(id.clone());
+                touched.moved.insert(id, destinations.clone());
+            }
             if settled.services {
                 next.services_changed_at = next.number;
             }
@@ -171,6 +183,8 @@ fn read_dataplane(
     zone: &str,
     key: &ResourceKey,
     resource: Option<Arc<Resource>>,
+    before: Option<&Arc<Body>>,
+    shared: &mut Shared<Vec<Outbound>>,
 ) -> (Option<Arc<Body>>, Vec<Problem>) {
     let Some(resource) = resource else { return (None, Vec::new()) };
     let read = strict::read::<Dataplane>(&resource.spec, "").map_err(|problem| vec![problem]);
@@ -179,10 +193,23 @@ fn read_dataplane(
         problems => Err(problems),
     });
     match checked {
-        Ok(dataplane) => {
+        Ok(mut dataplane) => {
+            let outbounds = std::mem::take(&mut dataplane.networking.outbound);
+            let outbounds = match before.filter(|before| *before.outbounds == outbounds) {
+                Some(before) => before.outbounds.clone(),
+                None => shared.of(hash(&outbounds), outbounds),
+            };
             let id = ProxyId::new(&key.mesh, &key.name);
-            (Some(Arc::new(Body::new(id, zone, resource, dataplane))), Vec::new())
+            (Some(Arc::new(Body::new(id, zone, resource, dataplane, outbounds))), Vec::new())
         }
         Err(problems) => (None, problems),
     }
+}
+
+fn hash(outbounds: &[Outbound]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for Outbound { address, port, tags, backend_ref } in outbounds {
+        (address, port, tags, backend_ref.as_ref().map(|backend| &backend.name)).hash(&mut hasher);
+    }
+    hasher.finish()
 }

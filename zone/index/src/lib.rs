@@ -4,7 +4,7 @@
 //! differ now, and an immutable [`Epoch`] from which any number of readers take views without a lock.
 //!
 //! ```text
-//! Change --Index::apply--> Touched{proxies}        (tight: only those whose view may differ)
+//! Change --Index::apply--> Touched{proxies, moved}  (tight: only those whose view differs; and where endpoints alone do)
 //!              |
 //!              +--publishes--> Arc<Epoch> --view_of(proxy)--> ProxyView --zone-xds--> Envoy's words
 //!
@@ -30,7 +30,7 @@ mod sni;
 mod view;
 
 pub use change::{Change, Source, Touched};
-pub use destination::{Destination, DestinationKey, DestinationTls, Destinations, Endpoint};
+pub use destination::{Destination, DestinationKey, DestinationTls, Destinations, Endpoint, Front};
 pub use epoch::Epoch;
 pub use index::Index;
 pub use service::GENERATED_BY;

@@ -2,7 +2,7 @@
 use crate::DestinationKey;
 use crate::identity::Identified;
 use crate::lookup::{Lookup, Ports};
-use crate::view::{InboundView, ProxyId};
+use crate::view::{InboundView, OutboundView, ProxyId};
 use shared_model::core::Dataplane;
 use shared_model::core::dataplane::Outbound;
 use shared_model::{Problem, Resource, ResourceKey, labels, labels::Labels, names};
@@ -24,10 +24,13 @@ pub(crate) struct Proxy {
 pub(crate) struct Body {
     pub id: ProxyId,
     pub resource: Arc<Resource>,
+    /// Without the outbounds.
     pub dataplane: Arc<Dataplane>,
+    /// Shared with all that have the same.
+    pub outbounds: Arc<Vec<Outbound>>,
     pub labels: Labels,
     pub facts: Vec<InboundFacts>,
-    pub inbounds: Vec<InboundView>,
+    pub inbounds: Arc<Vec<InboundView>>,
     /// Shown, though nothing is left out of the view.
     pub remarks: Vec<Problem>,
 }
@@ -73,13 +76,19 @@ impl Selection {
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Reach {
     pub lookups: BTreeSet<Arc<Lookup>>,
-    pub outbounds: Vec<(String, u16, Arc<DestinationKey>)>,
+    pub outbounds: Arc<Vec<OutboundView>>,
     pub scope: BTreeSet<Arc<DestinationKey>>,
     pub problems: Vec<Problem>,
 }
 
 impl Body {
-    pub fn new(id: ProxyId, zone: &str, resource: Arc<Resource>, dataplane: Dataplane) -> Body {
+    pub fn new(
+        id: ProxyId,
+        zone: &str,
+        resource: Arc<Resource>,
+        dataplane: Dataplane,
+        outbounds: Arc<Vec<Outbound>>,
+    ) -> Body {
         let labels = effective_labels(&resource, zone);
         let inbounds: Vec<InboundView> = dataplane
             .networking
@@ -109,10 +118,11 @@ impl Body {
             facts: inbounds.iter().map(|inbound| inbound.facts.clone()).collect(),
             remarks: remarks(&dataplane, &labels),
             dataplane: Arc::new(dataplane),
+            outbounds,
             id,
             resource,
             labels,
-            inbounds,
+            inbounds: Arc::new(inbounds),
         }
     }
 
@@ -154,12 +164,7 @@ impl Body {
 
     /// What each outbound asks for, or why it asks for nothing.
     pub fn asks(&self) -> impl Iterator<Item = (&Outbound, Result<Lookup, Problem>)> {
-        self.dataplane
-            .networking
-            .outbound
-            .iter()
-            .enumerate()
-            .map(|(i, outbound)| (outbound, ask(i, outbound)))
+        self.outbounds.iter().enumerate().map(|(i, outbound)| (outbound, ask(i, outbound)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Services: the MeshServices that are stored, and those that the zone's Dataplanes call for whether they are stored yet
 //! or not; and the destinations that each offers.
-use crate::destination::{Destination, DestinationTls, Endpoint};
+use crate::destination::{Destination, DestinationTls, Endpoint, Front};
 use crate::identity::service_id;
 use crate::proxy::Proxy;
 use crate::sni::sni;
@@ -138,14 +138,16 @@ pub(crate) fn destinations(
         all.filter(|served| definition.local && served.counts(service))
     };
     let offer = |section: String, port: u16, protocol: Protocol, served: Vec<Served>| Destination {
-        key: definition.kri.with_section(section),
-        name: definition.kri.name.clone(),
-        zone: definition.kri.zone.clone(),
-        service_tag: definition.tag().map(str::to_owned),
-        labels: definition.labels.clone(),
-        port,
-        protocol,
-        tls: tls(definition, port, &served, mesh_has_identities),
+        front: Arc::new(Front {
+            key: definition.kri.with_section(section),
+            name: definition.kri.name.clone(),
+            zone: definition.kri.zone.clone(),
+            service_tag: definition.tag().map(str::to_owned),
+            labels: definition.labels.clone(),
+            port,
+            protocol,
+            tls: tls(definition, port, &served, mesh_has_identities),
+        }),
         endpoints: Arc::new(endpoints(zone, &served)),
     };
     let mut sections = BTreeSet::new();

@@ -38,6 +38,7 @@ pub struct ProxyView {
     pub id: ProxyId,
     pub zone: String,
     pub epoch: u64,
+    /// Without its outbounds: those that lead somewhere are below.
     pub dataplane: Arc<Dataplane>,
     /// Those of the Dataplane, and `kuma.io/mesh`, `kuma.io/zone` and `kuma.io/display-name`.
     pub labels: Labels,
@@ -46,10 +47,11 @@ pub struct ProxyView {
     pub identity: Option<IdentitySpec>,
     /// The certificates that are trusted, by trust domain; empty without an identity.
     pub trust: Arc<BTreeMap<String, Vec<String>>>,
-    pub inbounds: Vec<InboundView>,
-    pub outbounds: Vec<OutboundView>,
+    pub inbounds: Arc<Vec<InboundView>>,
+    pub outbounds: Arc<Vec<OutboundView>>,
     /// What the outbounds and the routes that select this proxy lead to, and no more.
     pub destinations: Destinations,
+    /// Those that select the proxy and say anything of what it serves or reaches.
     pub policies: Matched,
     pub mtls: MtlsMode,
     /// What of this proxy is left out, and why; paths lead into the Dataplane.
@@ -104,11 +106,5 @@ pub struct InboundView {
 pub struct OutboundView {
     pub address: String,
     pub port: u16,
-    pub destination: DestinationKey,
-}
-
-impl OutboundView {
-    pub(crate) fn of((address, port, destination): &(String, u16, Arc<DestinationKey>)) -> Self {
-        OutboundView { address: address.clone(), port: *port, destination: (**destination).clone() }
-    }
+    pub destination: Arc<DestinationKey>,
 }

@@ -422,3 +422,16 @@ fn a_proxy_of_a_mesh_that_is_not_there_has_no_view() {
     assert_eq!(zone.view("web-1").id.to_string(), "m/web-1");
     assert_eq!(zone.0.epoch().services_wanted().len(), 1);
 }
+
+#[test]
+fn a_certificate_lives_long_enough_to_be_renewed() {
+    let mut zone = Zone::new();
+    zone.own(server("web-1", "10.0.0.1", 80, "web"));
+    for (asked, given) in [("0s", 60), ("1s", 60), ("2h", 7200)] {
+        let backend = json!({"name": "ca", "type": "builtin", "dpCert": {"rotation": {"expiration": asked}}});
+        let mtls = json!({"mtls": {"enabledBackend": "ca", "backends": [backend]}});
+        zone.follow(Resource::new("Mesh", "", "m", mtls));
+        let lifetime = zone.view("web-1").identity.expect("an identity").lifetime;
+        assert_eq!(lifetime, shared_model::Duration::from_secs(given), "{asked}");
+    }
+}

@@ -1,8 +1,8 @@
 //! The aggregated discovery service: reads who is there, lets him in or not, and hands the stream to an actor.
 //!
-//! Responses are copied from chunks that were encoded once (see `codec`), so the service is mounted by hand instead of
-//! being generated. State-of-the-world ADS is not served: the bootstrap says delta.
-mod codec;
+//! Responses are copied from chunks that were encoded once, and nothing is kept of a message that went by (see [`wire`]), so
+//! the service is mounted by hand instead of being generated. State-of-the-world ADS is not served: the bootstrap says delta.
+mod wire;
 
 use crate::catalogs::Catalogs;
 use crate::metrics::ByReason;
@@ -16,33 +16,30 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::Response;
 use axum::routing::post;
-use codec::DeltaCodec;
-use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use futures::future::BoxFuture;
 use shared_catalog::{Expected, Outcome};
 use shared_model::{Resource, Revision};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tonic::Status;
 use tonic::metadata::MetadataMap;
-use tonic::{Status, Streaming};
+pub use wire::Requests;
 use zone_index::ProxyId;
 use zone_store::ZoneStore;
 
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const STREAM: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 
-/// A request names at most all resources of a proxy; an Envoy's first one weighs about 60 kB. In bytes.
-const REQUEST_MAX: usize = 4 << 20;
-
 /// A stream that says nothing for so long is let go.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 
 /// How long the index may take to read a Dataplane that was just stored.
 const INDEXED: Duration = Duration::from_secs(10);
+
+/// How many proxies may start at a time: each takes all that it needs in one go, and what is on its way to it is memory.
+pub const STARTS: usize = 64;
 
 /// What a stream needs to be let in.
 pub struct Ads {
@@ -53,6 +50,8 @@ pub struct Ads {
     pub shared: Arc<Shared>,
     pub arbiters: Vec<ArbiterHandle>,
     pub next_arbiter: AtomicUsize,
+    /// Turns to start.
+    pub starts: Arc<Semaphore>,
     /// True once the zone's state is loaded. An answer before that would take everything from a proxy.
     pub loaded: watch::Receiver<bool>,
 }
@@ -69,23 +68,14 @@ async fn state_of_the_world() -> Response {
 }
 
 async fn delta(State(ads): State<Arc<Ads>>, request: Request) -> Response {
-    let mut grpc =
-        tonic::server::Grpc::new(DeltaCodec).apply_max_message_size_config(Some(REQUEST_MAX), None);
-    grpc.streaming(Delta(ads), request).await.map(Body::new)
-}
-
-struct Delta(Arc<Ads>);
-
-impl tonic::server::StreamingService<DeltaDiscoveryRequest> for Delta {
-    type Response = zone_xds::Response;
-    type ResponseStream = ReceiverStream<Result<zone_xds::Response, Status>>;
-    type Future = BoxFuture<'static, Result<tonic::Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        let ads = self.0.clone();
-        Box::pin(async move { ads.open(request).await.map(tonic::Response::new) })
+    match ads.open(request).await {
+        Ok(responses) => wire::answer(responses),
+        Err(status) => status.into_http(),
     }
 }
+
+/// What a proxy is sent, and why the stream ended.
+type Outgoing = mpsc::Receiver<Result<zone_xds::Response, Status>>;
 
 /// Why a stream is not let in; the reason is told to the peer, logged and counted.
 struct Turned {
@@ -100,10 +90,7 @@ impl Turned {
 }
 
 impl Ads {
-    async fn open(
-        &self,
-        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<ReceiverStream<Result<zone_xds::Response, Status>>, Status> {
+    async fn open(&self, request: Request) -> Result<Outgoing, Status> {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
         let mut name = String::new();
         self.admit(request, &mut name).await.map_err(|turned| {
@@ -119,24 +106,24 @@ impl Ads {
         })
     }
 
-    async fn admit(
-        &self,
-        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
-        name: &mut String,
-    ) -> Result<ReceiverStream<Result<zone_xds::Response, Status>>, Turned> {
+    async fn admit(&self, request: Request, name: &mut String) -> Result<Outgoing, Turned> {
         if !*self.loaded.borrow() {
             let reason = format!("zone {} has not loaded its state yet, try again later", self.zone);
             return Err(Turned::away("not_loaded", Status::unavailable(reason)));
         }
-        let token = credential(request.metadata()).map_err(|status| Turned::away("token", status))?;
-        let mut requests = request.into_inner();
+        let (head, body) = request.into_parts();
+        let token = credential(&MetadataMap::from_headers(head.headers));
+        let token = token.map_err(|status| Turned::away("token", status))?;
+        let mut requests = Requests::new(body);
         let silent = || Turned::away("silent", Status::deadline_exceeded("nothing was said on the stream"));
         let first = tokio::time::timeout(FIRST_WORD, requests.message()).await.map_err(|_| silent())?;
-        let first = first.map_err(|status| Turned::away("broken", status))?.ok_or_else(silent)?;
+        let mut first = first.map_err(|status| Turned::away("broken", status))?.ok_or_else(silent)?;
         *name = first.node.as_ref().map(|node| node.id.clone()).unwrap_or_default();
         let told = admission::introduce(first.node.as_ref(), &self.zone);
         let told = told.map_err(|reason| Turned::away("node", Status::invalid_argument(reason)))?;
         let Introduction { id, resource, metadata } = told;
+        // It weighs most of the message, and others start meanwhile.
+        first.node = None;
         if !self.catalogs.has_mesh(&id.mesh) {
             return Err(Turned::away(
                 "mesh",
@@ -153,17 +140,20 @@ impl Ads {
         }
         let credential = Credential::check(&token, &id, &described, &self.catalogs)
             .map_err(|reason| Turned::away("token", Status::unauthenticated(reason)))?;
+        tokio::time::sleep(self.proxies.wait_of(&id)).await;
         let _arrival = self.proxies.arrive(&id).await;
         if let Some(resource) = resource {
             self.register(&id, resource).await.map_err(|status| Turned::away("dataplane", status))?;
         }
+        // Nobody closes it.
+        let turn = self.starts.clone().acquire_owned().await.ok();
         let (outbox, responses) = mpsc::channel(OUTBOX);
         let stream = uuid::Uuid::new_v4().to_string();
         let shared = self.shared.clone();
-        let parts = Parts { id, stream, metadata, first, requests, outbox, credential, shared };
+        let parts = Parts { id, stream, metadata, first, requests, outbox, credential, turn, shared };
         let arbiter = self.next_arbiter.fetch_add(1, Ordering::Relaxed) % self.arbiters.len();
         self.proxies.connect(&self.arbiters[arbiter], parts);
-        Ok(ReceiverStream::new(responses))
+        Ok(responses)
     }
 
     /// Stores the Dataplane that the proxy brings, and waits until the index has read it.

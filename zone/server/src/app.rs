@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use crate::proxies::departures::Departures;
 use crate::proxies::{Proxies, Shared};
 use crate::uplink::{self, Feeds, LinkState, Replica, Target};
+use crate::verify::Oracle;
 use crate::world::{Indexer, World};
 use actix::Arbiter;
 use anyhow::{Context as _, Result, anyhow};
@@ -31,10 +32,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use zone_store::{Embedded, ZoneStore};
+use zone_xds::Manifests;
 
 /// More arbiters than cores are slower; beyond a few, the encoding on the connections' threads is what is waited for.
 const ARBITERS_MAX: usize = 4;
@@ -136,9 +138,18 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
     let progress = Arc::new(Progress::new(metrics.clone()));
     let insights = Arc::new(Insights::new(&instance));
     let certificates = Arc::new(Certificates::new(&config.zone, store.clone(), metrics.clone()));
+    certificates.load().await?;
+    let (manifests, oracle) = (Arc::new(Manifests::default()), Oracle::new(config.verify, &metrics));
     let (proxies, departed) = Proxies::new(metrics.proxies.clone());
-    let (indexer, world) =
-        Indexer::new(&config.zone, catalogs.clone(), proxies.clone(), progress.clone(), metrics.clone());
+    let (indexer, world) = Indexer::new(
+        &config.zone,
+        catalogs.clone(),
+        proxies.clone(),
+        progress.clone(),
+        manifests.clone(),
+        oracle.clone(),
+        metrics.clone(),
+    );
     let link = replica
         .as_ref()
         .map_or_else(|| watch::channel(LinkState::default()).1, |replica| replica.link.clone());
@@ -169,6 +180,8 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
         certificates: certificates.clone(),
         insights: insights.clone(),
         progress: progress.clone(),
+        manifests,
+        oracle,
         metrics: metrics.clone(),
     });
     let ads = Arc::new(Ads {
@@ -179,6 +192,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
         shared,
         arbiters: arbiters.iter().map(Arbiter::handle).collect(),
         next_arbiter: AtomicUsize::new(0),
+        starts: Arc::new(Semaphore::new(ads::STARTS)),
         loaded: is_loaded.clone(),
     });
     let bootstrap = Arc::new(Bootstrap {
@@ -187,7 +201,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
         ca_pem: cert.ca_pem.clone(),
         names: names.lines().map(str::to_owned).collect(),
         xds_port: xds.port(),
-        loaded: is_loaded,
+        loaded: is_loaded.clone(),
         metrics: metrics.clone(),
     });
 
@@ -200,6 +214,11 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
         world: world.clone(),
     };
     tasks.spawn(always(upkeep.run(shutdown.clone())));
+    let (issued, stop) = (certificates.clone(), shutdown.clone());
+    tasks.spawn(always(async move {
+        stop.cancelled().await;
+        issued.written().await;
+    }));
     tasks.spawn(always(duties::renew(certificates, proxies.clone(), shutdown.clone())));
     tasks.spawn(always(duties::recheck(catalogs.clone(), proxies.clone(), shutdown.clone())));
     let departures = Departures {
@@ -209,6 +228,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
         progress: progress.clone(),
         delay: config.deregistration_delay.0,
         departed,
+        loaded: is_loaded.clone(),
     };
     tasks.spawn(always(departures.run(shutdown.clone())));
     let close = (shutdown.clone(), proxies);

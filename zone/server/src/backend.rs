@@ -90,14 +90,17 @@ impl Backend for ZoneBackend {
                 zone.touched = report.touched;
                 zone.acknowledged = report.acknowledged;
                 zone.pending = report.pending;
-                let refusal =
-                    |(id, reason): (ProxyId, String)| ProxyRefusal { mesh: id.mesh, proxy: id.name, reason };
+                let refusal = |(id, reason): (ProxyId, Arc<str>)| ProxyRefusal {
+                    mesh: id.mesh,
+                    proxy: id.name,
+                    reason: reason.to_string(),
+                };
                 zone.refused = report.refused.into_iter().map(refusal).collect();
                 zone.done = report.pending == 0;
                 zone.apply_to_ack_ms =
                     took.and_then(|took| took.to_std().ok()).map(|took| took.as_secs_f64() * 1e3);
             }
-            // Not watched any more, or a part of a longer step: it counts once the index is past it.
+            // Not watched any more, or not applied yet.
             None => {
                 zone.applied = self.progress.newest(Source::Owned) >= revision;
                 zone.done = zone.applied;

@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
+use x509_parser::pem::Pem;
 use zone_index::ProxyId;
 
 /// A request carries a Dataplane and a CA: far below this, in bytes.
@@ -221,13 +222,21 @@ impl Bootstrap {
         if given.trim().is_empty() {
             return Ok(self.ca_pem.clone());
         }
-        match shared_node::tls::roots(given) {
-            Ok(_) => Ok(given.to_owned()),
-            Err(error) => {
-                Err(Refused::Unsuitable(format!("the CA that the agent sent cannot be used: {error:#}")))
-            }
+        let unusable = |reason: String| {
+            Refused::Unsuitable(format!("the CA that the agent sent cannot be used: {reason}"))
+        };
+        shared_node::tls::roots(given).map_err(|error| unusable(format!("{error:#}")))?;
+        match Pem::iter_from_buffer(given.as_bytes()).flatten().any(|pem| is_leaf(&pem)) {
+            true => Err(unusable("it holds a certificate that is no authority's".to_owned())),
+            false => Ok(given.to_owned()),
         }
     }
+}
+
+/// True for a certificate that says that it signs no others. Envoy would trust nobody because of it.
+fn is_leaf(pem: &Pem) -> bool {
+    let Ok(certificate) = pem.parse_x509() else { return false };
+    certificate.basic_constraints().is_ok_and(|found| found.is_some_and(|constraints| !constraints.value.ca))
 }
 
 #[cfg(test)]

@@ -5,18 +5,30 @@
 //! renew_due    --two thirds of a leaf's life are over--> a new leaf, and its holders are woken
 //! ```
 //!
+//! Leaves are sealed in the store too, behind the proxies' backs: a zone that starts again gives each proxy the
+//! certificate that it has, and a storm of returning proxies costs no key. One that was not written in time is issued
+//! anew.
+//!
 //! Keys are made on blocking threads, never where proxies are served. The authority's key is sealed in the store and
 //! never leaves the zone; the trust in it does.
+mod kept;
+mod leaves;
+
+pub use leaves::Holder;
+
 use crate::metrics::Metrics;
 use anyhow::{Context as _, Result, ensure};
+use kept::Kept;
+use leaves::Leaves;
 use serde::{Deserialize, Serialize};
 use shared_catalog::{Expected, Outcome};
-use shared_identity::ca::{Authority, renew_at};
+use shared_identity::ca::Authority;
 use shared_model::core::MeshTrust;
-use shared_model::{Resource, ResourceKey, Timestamp, kind, labels};
+use shared_model::{Resource, ResourceKey, Timestamp, kind, labels, strict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tokio_util::task::TaskTracker;
 use zone_index::{AuthoritySpec, IdentitySpec, ProxyId};
 use zone_store::ZoneStore;
 use zone_xds::Identity;
@@ -30,12 +42,6 @@ pub struct Certificate {
     pub identity: Identity,
     pub not_before: Timestamp,
     pub not_after: Timestamp,
-}
-
-struct Leaf {
-    certificate: Arc<Certificate>,
-    renew_at: Timestamp,
-    holders: BTreeSet<ProxyId>,
 }
 
 /// The sealed form of an authority.
@@ -52,57 +58,76 @@ pub struct Certificates {
     metrics: Metrics,
     /// One maker at a time, so that two first proxies of a mesh share an authority.
     authorities: tokio::sync::Mutex<BTreeMap<AuthoritySpec, Arc<Authority>>>,
-    leaves: Mutex<BTreeMap<IdentitySpec, Leaf>>,
+    leaves: Mutex<Leaves>,
+    /// Leaves on their way to the store.
+    writes: TaskTracker,
 }
 
 impl Certificates {
     pub fn new(zone: &str, store: Arc<dyn ZoneStore>, metrics: Metrics) -> Certificates {
         let (authorities, leaves) = Default::default();
-        Certificates { zone: zone.to_owned(), store, metrics, authorities, leaves }
+        let writes = TaskTracker::new();
+        Certificates { zone: zone.to_owned(), store, metrics, authorities, leaves, writes }
+    }
+
+    /// Waits until all that was issued is in the store.
+    pub async fn written(&self) {
+        self.writes.close();
+        self.writes.wait().await;
+    }
+
+    /// Reads the leaves that an earlier run has issued. What cannot be used is forgotten: it is issued anew.
+    pub async fn load(&self) -> Result<()> {
+        let now = shared_node::time::now();
+        for name in self.store.secret_names(kept::PREFIX).await? {
+            let read = self.store.secret(&name).await.ok().flatten();
+            let kept =
+                read.and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok()).and_then(Kept::read);
+            match kept.filter(|(spec, leaf)| leaf.not_after > now && kept::name(spec) == name) {
+                Some((spec, leaf)) => {
+                    self.lock().keep(&spec, leaf, rand::random());
+                }
+                None => self.store.delete_secret(&name).await?,
+            }
+        }
+        Ok(())
     }
 
     /// The certificate of this identity, if one is there and still good; `holder` is noted.
-    pub fn cached(&self, spec: &IdentitySpec, holder: &ProxyId) -> Option<Arc<Certificate>> {
-        let mut leaves = self.lock();
-        let leaf = leaves.get_mut(spec)?;
-        if leaf.certificate.not_after <= shared_node::time::now() {
-            return None;
-        }
-        if !leaf.holders.contains(holder) {
-            leaf.holders.insert(holder.clone());
-        }
-        Some(leaf.certificate.clone())
+    pub fn cached(&self, spec: &IdentitySpec, holder: &Holder) -> Option<Arc<Certificate>> {
+        self.lock().take(spec, holder, shared_node::time::now())
     }
 
     /// The certificate of this identity; issues one when there is none.
-    pub async fn obtain(&self, spec: &IdentitySpec, holder: &ProxyId) -> Result<Arc<Certificate>> {
+    pub async fn obtain(&self, spec: &IdentitySpec, holder: &Holder) -> Result<Arc<Certificate>> {
         if let Some(certificate) = self.cached(spec, holder) {
             return Ok(certificate);
         }
         let certificate = self.issue(spec).await?;
-        Ok(self.keep(spec, certificate, Some(holder)))
+        self.keep(spec, certificate);
+        self.cached(spec, holder).context("the certificate has ended already")
     }
 
-    /// The proxy holds none any more.
-    pub fn leave(&self, holder: &ProxyId) {
-        for leaf in self.lock().values_mut() {
-            leaf.holders.remove(holder);
-        }
+    /// The stream has ended.
+    pub fn leave(&self, holder: &Holder) {
+        self.lock().leave(holder);
     }
 
     /// Renews what is due and gives the proxies that hold it. What nobody holds is forgotten instead.
     pub async fn renew_due(&self, now: Timestamp) -> BTreeSet<ProxyId> {
-        let due: Vec<IdentitySpec> = {
-            let mut leaves = self.lock();
-            leaves.retain(|_, leaf| leaf.renew_at > now || !leaf.holders.is_empty());
-            leaves.iter().filter(|(_, leaf)| leaf.renew_at <= now).map(|(spec, _)| spec.clone()).collect()
-        };
+        let due = self.lock().due(now);
+        for spec in due.dropped {
+            let name = kept::name(&spec);
+            if let Err(error) = self.store.delete_secret(&name).await {
+                tracing::warn!(name, %error, "a certificate that nobody holds stays in the store");
+            }
+        }
         let mut woken = BTreeSet::new();
-        for spec in due {
+        for spec in due.renew {
             match self.issue(&spec).await {
                 Ok(certificate) => {
-                    self.keep(&spec, certificate, None);
-                    woken.extend(self.lock().get(&spec).map(|leaf| leaf.holders.clone()).unwrap_or_default());
+                    self.keep(&spec, certificate);
+                    woken.extend(self.lock().holders(&spec).cloned());
                 }
                 // The old one is good for another third of its life; the next round tries again.
                 Err(error) => {
@@ -129,12 +154,18 @@ impl Certificates {
         Ok(authority)
     }
 
-    /// Sees to it that the trust in an authority is published, also after somebody removed it.
+    /// Sees to it that the trust in an authority is published, also after somebody removed it. What a user has added to
+    /// it stays.
     pub async fn ensure_trust(&self, spec: &AuthoritySpec) -> Result<()> {
         let authority = self.authority(spec).await?;
         let key = ResourceKey::new(kind::MESH_TRUST, &spec.mesh, trust_name(spec));
-        let there = self.store.catalog().borrow().get(&key).is_some();
-        if there { Ok(()) } else { self.publish(spec, &authority).await }
+        let stored = self.store.catalog().borrow().get(&key).cloned();
+        let stored = stored.and_then(|stored| strict::read::<MeshTrust>(&stored.spec, "").ok());
+        let is_there = stored.is_some_and(|trust| {
+            let own = authority.cert_pem();
+            trust.trust_domain == spec.trust_domain && trust.ca_bundles.iter().any(|ca| ca.pem.value == own)
+        });
+        if is_there { Ok(()) } else { self.publish(spec, &authority).await }
     }
 
     async fn load_or_make(&self, spec: &AuthoritySpec) -> Result<Authority> {
@@ -188,30 +219,30 @@ impl Certificates {
         Ok(Certificate { identity, not_before: issued.not_before, not_after: issued.not_after })
     }
 
-    /// Keeps a leaf; of two that were made at once, the first stays when both are fresh.
-    fn keep(
-        &self,
-        spec: &IdentitySpec,
-        certificate: Certificate,
-        holder: Option<&ProxyId>,
-    ) -> Arc<Certificate> {
-        let renew_at = renew_at(certificate.not_before, certificate.not_after, rand::random());
-        let mut leaves = self.lock();
-        let before = leaves.remove(spec);
-        let mut leaf = match before {
-            Some(leaf) if leaf.renew_at > certificate.not_before => leaf,
-            before => {
-                let holders = before.map(|leaf| leaf.holders).unwrap_or_default();
-                Leaf { certificate: Arc::new(certificate), renew_at, holders }
+    /// Keeps a leaf, and has it sealed in the store while the proxy is served.
+    fn keep(&self, spec: &IdentitySpec, certificate: Certificate) {
+        let name = kept::name(spec);
+        let kept = serde_json::to_vec(&Kept::of(spec, &certificate));
+        if !self.lock().keep(spec, certificate, rand::random()) {
+            return;
+        }
+        let store = self.store.clone();
+        self.writes.spawn(async move {
+            let written = match kept {
+                Ok(bytes) => store.put_secret(&name, &bytes).await.map_err(anyhow::Error::from),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = written {
+                tracing::warn!(
+                    name,
+                    error = format!("{error:#}"),
+                    "a certificate will not outlive a restart"
+                );
             }
-        };
-        leaf.holders.extend(holder.cloned());
-        let certificate = leaf.certificate.clone();
-        leaves.insert(spec.clone(), leaf);
-        certificate
+        });
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<IdentitySpec, Leaf>> {
+    fn lock(&self) -> MutexGuard<'_, Leaves> {
         self.leaves.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

@@ -87,6 +87,9 @@ struct Run {
     /// A further name or address of the serving certificate; may be repeated.
     #[arg(long, env = "WEFT_TLS_SAN", value_delimiter = ',', value_name = "NAME")]
     tls_san: Vec<String>,
+    /// Compute everything twice and count what differs; for hunting faults.
+    #[arg(long, env = "WEFT_VERIFY", value_parser = clap::builder::FalseyValueParser::new(), hide = true)]
+    verify: bool,
 }
 
 impl Run {
@@ -113,6 +116,7 @@ impl Run {
         config.zone_token_file = self.zone_token_file.or(config.zone_token_file);
         config.api_https_bind = self.api_https_bind.or(config.api_https_bind);
         config.tls_san.extend(self.tls_san);
+        config.verify |= self.verify;
         config.check()?;
         Ok(config)
     }

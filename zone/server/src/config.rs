@@ -35,6 +35,9 @@ pub struct Config {
     pub tls_san: Vec<String>,
     /// How long a proxy that has gone is kept as a Dataplane.
     pub deregistration_delay: Duration,
+    /// Compute everything twice, carried from change to change and from scratch, and count what differs
+    /// (`weft_verify_mismatches`). For tests and for hunting faults: it costs a whole zone per change.
+    pub verify: bool,
 }
 
 impl Default for Config {
@@ -52,6 +55,7 @@ impl Default for Config {
             diagnostics_bind: loopback(5680),
             tls_san: Vec::new(),
             deregistration_delay: Duration::from_secs(10),
+            verify: false,
         }
     }
 }

@@ -6,18 +6,19 @@ use crate::catalogs::Catalogs;
 use crate::certificates::Certificates;
 use crate::proxies::Proxies;
 use crate::world::World;
+use futures::future::join_all;
 use shared_catalog::{Catalog, Change, Expected, Outcome};
 use shared_model::{Resource, ResourceKey, Revision, kind, labels};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use zone_index::{Epoch, GENERATED_BY};
 use zone_store::{Error, ZoneStore};
 
-/// A round that failed is made again after this time; without a failure it only finds what a clock moves.
+/// What failed is tried again after this time, and what somebody has undone meanwhile is made up for.
 const ROUND: Duration = Duration::from_secs(5);
 
 /// How long a generated MeshService outlives its last Dataplane. Who restarts all instances of a service keeps its name
@@ -39,23 +40,27 @@ impl Upkeep {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut unwanted = BTreeMap::new();
         let mut done = Done::default();
+        let mut rounds = tokio::time::interval(ROUND);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let epoch = self.world.borrow_and_update().epoch.clone();
-            if done.services != Some(epoch.services_changed_at()) || !unwanted.is_empty() {
-                done.services =
-                    self.services(&epoch, &mut unwanted).await.then(|| epoch.services_changed_at());
-            }
-            if done.authorities != Some(epoch.authorities_changed_at()) {
-                done.authorities = self.authorities(&epoch).await.then(|| epoch.authorities_changed_at());
-            }
-            if self.catalogs.is_federated() {
-                self.gone_meshes().await;
-            }
-            let again = tokio::time::sleep(ROUND);
-            tokio::select! {
+            let is_round = tokio::select! {
                 () = shutdown.cancelled() => return,
-                changed = self.world.changed() => if changed.is_err() { return },
-                () = again => {}
+                changed = self.world.changed() => if changed.is_err() { return } else { false },
+                _ = rounds.tick() => true,
+            };
+            let world = self.world.borrow_and_update().clone();
+            let epoch = world.epoch;
+            let services = epoch.services_changed_at();
+            if done.services != Some(services) || is_round && !unwanted.is_empty() {
+                done.services = self.services(&epoch, &mut unwanted).await.then_some(services);
+            }
+            let authorities = epoch.authorities_changed_at();
+            if done.authorities != Some(authorities) || is_round {
+                done.authorities = self.authorities(&epoch).await.then_some(authorities);
+            }
+            if self.catalogs.is_federated() && (done.followed != Some(world.followed) || is_round) {
+                done.followed = Some(world.followed);
+                self.gone_meshes().await;
             }
         }
     }
@@ -65,7 +70,7 @@ impl Upkeep {
         let catalog = self.store.catalog().borrow().clone();
         let wanted = epoch.services_wanted();
         let names: BTreeSet<ResourceKey> = wanted.iter().map(Resource::key).collect();
-        let mut good = true;
+        let mut writes = Vec::new();
         for service in wanted {
             let stored = catalog.get(&service.key());
             // Somebody's own MeshService of that name, written since the epoch was made.
@@ -75,8 +80,11 @@ impl Upkeep {
                 continue;
             }
             let expected = stored.map_or(Expected::Absent, |stored| Expected::At(stored.revision.0));
-            good &= accepted(&service.key(), self.store.put(service, expected).await);
+            let key = service.key();
+            writes.push(async move { accepted(&key, self.store.put(service, expected).await) });
         }
+        // Together, since the store makes writes that wait for each other one.
+        let mut good = join_all(writes).await.into_iter().all(|good| good);
         let now = Instant::now();
         let generated = catalog.list(kind::MESH_SERVICE, None).filter(|service| is_generated(service));
         let over: BTreeMap<ResourceKey, u64> =
@@ -134,6 +142,7 @@ impl Upkeep {
 struct Done {
     services: Option<u64>,
     authorities: Option<u64>,
+    followed: Option<Revision>,
 }
 
 fn is_generated(service: &Resource) -> bool {

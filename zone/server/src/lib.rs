@@ -36,4 +36,6 @@ pub mod progress;
 pub mod proxies;
 pub mod tracker;
 pub mod uplink;
+pub mod verify;
+pub mod walks;
 pub mod world;

@@ -45,6 +45,7 @@ pub struct Metrics {
     pub link_dials: Counter,
     pub submitted: Counter,
     pub api_answers: Family<ByAnswer, Counter>,
+    pub verify_mismatches: Counter,
 }
 
 /// From 1 ms to about 65 s.
@@ -78,9 +79,16 @@ impl Metrics {
             link_dials: Counter::default(),
             submitted: Counter::default(),
             api_answers: Family::default(),
+            verify_mismatches: Counter::default(),
         };
-        let mut registry = Registry::with_prefix("weft_zone");
+        let mut all = Registry::default();
         let m = metrics.clone();
+        all.register(
+            "weft_verify_mismatches",
+            "With WEFT_VERIFY=1: what was carried from change to change and is not what it would be from scratch",
+            m.verify_mismatches,
+        );
+        let registry = all.sub_registry_with_prefix("weft_zone");
         registry.register(
             "apply_to_ack_seconds",
             "From the command of a revision to a proxy's acknowledgement of it",
@@ -126,7 +134,7 @@ impl Metrics {
         registry.register("link_dials", "Attempts to open the link to global", m.link_dials);
         registry.register("submitted", "Resources that were submitted to global", m.submitted);
         registry.register("api_answers", "Answers of the API, by method and status", m.api_answers);
-        (metrics, registry)
+        (metrics, all)
     }
 }
 

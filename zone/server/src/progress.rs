@@ -1,14 +1,16 @@
 //! The trackers of both catalogs behind one lock, and the bell that rings when something moved.
 use crate::metrics::{self, Metrics};
 use crate::tracker::{Done, Report, Tracker};
+use crate::walks::Walks;
 use shared_model::{Revision, Timestamp};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::watch;
+use tracing::Span;
 use zone_index::ProxyId;
 
 /// Where a revision comes from: global, or the zone's own store. Each counts for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     Followed,
     Owned,
@@ -17,6 +19,7 @@ pub enum Source {
 /// How far the revisions of both catalogs have come.
 pub struct Progress {
     trackers: Mutex<Trackers>,
+    walks: Walks,
     ticks: watch::Sender<u64>,
     metrics: Metrics,
 }
@@ -29,7 +32,8 @@ struct Trackers {
 
 impl Progress {
     pub fn new(metrics: Metrics) -> Progress {
-        Progress { trackers: Mutex::default(), ticks: watch::Sender::new(0), metrics }
+        let (trackers, walks) = Default::default();
+        Progress { trackers, walks, ticks: watch::Sender::new(0), metrics }
     }
 
     /// Counts up with everything that may change a report.
@@ -37,6 +41,7 @@ impl Progress {
         self.ticks.subscribe()
     }
 
+    /// A revision was applied as `generation`; `span` is its walk's.
     pub fn applied(
         &self,
         source: Source,
@@ -45,18 +50,26 @@ impl Progress {
         commanded: Timestamp,
         now: Timestamp,
         touched: BTreeSet<ProxyId>,
+        span: Span,
     ) {
+        self.walks.applied(span, revision, source, generation, &touched);
         self.lock().of(source).applied(revision, generation, commanded, now, touched);
         self.ring();
+    }
+
+    /// Something of `generation` was sent to the proxy.
+    pub fn pushed(&self, proxy: &ProxyId, generation: u64) {
+        self.walks.pushed(proxy, generation);
     }
 
     /// The proxy holds all of `generation`.
     pub fn acknowledged(&self, proxy: &ProxyId, generation: u64, pushed: bool) {
         let now = shared_node::time::now();
-        self.settle(|tracker| tracker.acknowledged(proxy, generation, pushed, now), pushed);
+        self.settle(proxy, |tracker| tracker.acknowledged(proxy, generation, pushed, now), pushed);
     }
 
     pub fn refused(&self, proxy: &ProxyId, generation: u64, reason: &str) {
+        self.walks.refused(proxy, generation, reason);
         let mut trackers = self.lock();
         for source in [Source::Followed, Source::Owned] {
             trackers.of(source).refused(proxy, generation, reason);
@@ -68,11 +81,11 @@ impl Progress {
     /// Nobody need wait for this proxy any more.
     pub fn gone(&self, proxy: &ProxyId) {
         let now = shared_node::time::now();
-        self.settle(|tracker| tracker.gone(proxy, now), false);
+        self.settle(proxy, |tracker| tracker.gone(proxy, now), false);
     }
 
     pub fn report(&self, source: Source, revision: Revision) -> Option<Report> {
-        self.lock().of(source).report(revision)
+        self.lock().of(source).report_of_step(revision)
     }
 
     pub fn newest(&self, source: Source) -> Revision {
@@ -85,12 +98,16 @@ impl Progress {
         if all { trackers.followed.take_all() } else { trackers.followed.take_changed() }
     }
 
-    fn settle(&self, mut step: impl FnMut(&mut Tracker) -> Vec<Done>, pushed: bool) {
+    fn settle(&self, proxy: &ProxyId, mut step: impl FnMut(&mut Tracker) -> Vec<Done>, pushed: bool) {
         let mut trackers = self.lock();
-        let mut done = step(&mut trackers.followed);
-        done.extend(step(&mut trackers.owned));
+        let done = [Source::Followed, Source::Owned].map(|source| (source, step(trackers.of(source))));
         drop(trackers);
-        for one in done.iter().filter(|_| pushed) {
+        let done = done.into_iter().flat_map(|(source, done)| done.into_iter().map(move |one| (source, one)));
+        for (source, one) in done {
+            self.walks.done(proxy, one.revision, source);
+            if !pushed {
+                continue;
+            }
             metrics::observe(&self.metrics.apply_to_ack, one.after);
             if one.settled {
                 metrics::observe(&self.metrics.apply_to_settled, one.after);

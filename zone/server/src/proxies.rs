@@ -2,23 +2,27 @@
 mod actor;
 pub mod admission;
 pub mod departures;
+pub mod slot;
 
 pub use actor::{OUTBOX, Parts, ProxyActor, Shared};
 
 use actix::prelude::*;
 use prometheus_client::metrics::gauge::Gauge;
+use slot::Slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 use tokio::sync::{RwLock, RwLockWriteGuard, mpsc};
 use zone_index::ProxyId;
+use zone_xds::Encoded;
 
 /// The address of a proxy's actor. Waking it twice before it looks costs one look.
 #[derive(Clone)]
 pub struct ProxyHandle {
     address: Addr<ProxyActor>,
-    /// The slot of size one: something newer is there than the actor has looked at.
-    latest: Arc<AtomicBool>,
+    /// What is newer than the actor has looked at.
+    slot: Arc<Slot>,
 }
 
 /// All that can wake a proxy's actor besides the words of its Envoy.
@@ -35,7 +39,14 @@ pub enum Wake {
 
 impl ProxyHandle {
     pub fn wake(&self) {
-        if !self.latest.swap(true, Ordering::AcqRel) {
+        if self.slot.whole() {
+            self.address.do_send(Wake::Latest);
+        }
+    }
+
+    /// Other endpoints, and nothing else, are new in the epoch of this number.
+    pub fn moved(&self, assignments: &[Arc<Encoded>], generation: u64) {
+        if self.slot.moved(assignments, generation) {
             self.address.do_send(Wake::Latest);
         }
     }
@@ -49,9 +60,46 @@ impl ProxyHandle {
     }
 }
 
+/// The stream of a connected proxy.
+struct Entry {
+    incarnation: u64,
+    handle: ProxyHandle,
+    takeovers: Takeovers,
+}
+
+/// How often a proxy's stream was taken over by a newer one in a row. Once is a connection that broke unseen; again and
+/// again is two programs of one name, each of which would bring its own Dataplane several times a second.
+#[derive(Clone, Copy)]
+struct Takeovers {
+    count: u32,
+    last: Instant,
+}
+
+impl Takeovers {
+    /// Takeovers that cost nothing.
+    const FREE: u32 = 2;
+    const WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+    /// After so long without one it begins anew.
+    const CALM: Duration = Duration::from_secs(60);
+
+    fn again(self, now: Instant) -> Takeovers {
+        let count = if now.duration_since(self.last) < Self::CALM { self.count.saturating_add(1) } else { 1 };
+        Takeovers { count, last: now }
+    }
+
+    /// How long the next one has to wait.
+    fn wait(self, now: Instant) -> Duration {
+        let over = self.again(now).count.saturating_sub(Self::FREE);
+        match over {
+            0 => Duration::ZERO,
+            over => (Self::WAIT.0 * 2_u32.pow(over.min(8) - 1)).min(Self::WAIT.1),
+        }
+    }
+}
+
 /// The registry of connected proxies.
 pub struct Proxies {
-    connected: Mutex<BTreeMap<ProxyId, (u64, ProxyHandle)>>,
+    connected: Mutex<BTreeMap<ProxyId, Entry>>,
     /// Proxies between their token and their actor, with the number of their streams.
     arriving: Mutex<BTreeMap<ProxyId, usize>>,
     /// Held while a Dataplane is removed: nobody begins to arrive meanwhile and finds what is about to go.
@@ -83,22 +131,32 @@ impl Proxies {
     pub fn connect(self: &Arc<Self>, arbiter: &ArbiterHandle, parts: Parts) -> ProxyHandle {
         let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
         let id = parts.id.clone();
-        let latest = Arc::new(AtomicBool::new(false));
+        let slot = Arc::new(Slot::default());
         let stream = Connected { id: id.clone(), incarnation, proxies: self.clone() };
-        let (flag, this) = (latest.clone(), parts);
-        let address = ProxyActor::start_in_arbiter(arbiter, move |_| ProxyActor::new(this, stream, flag));
-        let handle = ProxyHandle { address, latest };
+        let (news, this) = (slot.clone(), parts);
+        let address = ProxyActor::start_in_arbiter(arbiter, move |_| ProxyActor::new(this, stream, news));
+        let handle = ProxyHandle { address, slot };
         let mut connected = self.lock();
-        let older = connected.insert(id.clone(), (incarnation, handle.clone()));
+        let now = Instant::now();
+        let takeovers =
+            connected.get(&id).map_or(Takeovers { count: 0, last: now }, |older| older.takeovers.again(now));
+        let entry = Entry { incarnation, handle: handle.clone(), takeovers };
+        let older = connected.insert(id.clone(), entry);
         self.gauge.set(i64::try_from(connected.len()).unwrap_or(i64::MAX));
         drop(connected);
-        if let Some((_, older)) = older {
-            tracing::info!(
-                mesh = id.mesh,
-                proxy = id.name,
-                "a newer stream of the proxy replaces the older one"
-            );
-            older.end(tonic::Status::aborted("a newer stream of this proxy has taken over"));
+        if let Some(older) = older {
+            let (mesh, proxy, times) = (&id.mesh, &id.name, takeovers.count);
+            if times > Takeovers::FREE {
+                tracing::warn!(
+                    mesh,
+                    proxy,
+                    times,
+                    "two streams of the proxy take over from each other: do two have this name?"
+                );
+            } else {
+                tracing::info!(mesh, proxy, "a newer stream of the proxy replaces the older one");
+            }
+            older.handle.end(tonic::Status::aborted("a newer stream of this proxy has taken over"));
         }
         if self.closing.load(Ordering::Acquire) {
             handle.end(shutting_down());
@@ -106,6 +164,11 @@ impl Proxies {
         // It looks only once it is registered, so that no epoch falls between its look and its first wake.
         handle.wake();
         handle
+    }
+
+    /// How long a further stream of this proxy has to wait before it may take over from the one that is there.
+    pub fn wait_of(&self, id: &ProxyId) -> Duration {
+        self.lock().get(id).map_or(Duration::ZERO, |entry| entry.takeovers.wait(Instant::now()))
     }
 
     /// Notes that a proxy is about to connect; until the note is dropped its Dataplane is not removed.
@@ -127,17 +190,17 @@ impl Proxies {
     }
 
     /// Calls `with` with those of `ids` that are connected, while nobody connects or leaves; gives their handles.
-    pub fn among_connected(
+    pub fn among_connected<'a>(
         &self,
-        ids: BTreeSet<ProxyId>,
+        ids: &'a BTreeSet<ProxyId>,
         with: impl FnOnce(BTreeSet<ProxyId>),
-    ) -> Vec<ProxyHandle> {
+    ) -> Vec<(&'a ProxyId, ProxyHandle)> {
         let connected = self.lock();
         let (mut found, mut handles) = (BTreeSet::new(), Vec::new());
         for id in ids {
-            if let Some((_, handle)) = connected.get(&id) {
-                handles.push(handle.clone());
-                found.insert(id);
+            if let Some(entry) = connected.get(id) {
+                handles.push((id, entry.handle.clone()));
+                found.insert(id.clone());
             }
         }
         with(found);
@@ -146,11 +209,11 @@ impl Proxies {
 
     pub fn handles<'a>(&self, ids: impl IntoIterator<Item = &'a ProxyId>) -> Vec<ProxyHandle> {
         let connected = self.lock();
-        ids.into_iter().filter_map(|id| connected.get(id).map(|(_, handle)| handle.clone())).collect()
+        ids.into_iter().filter_map(|id| connected.get(id).map(|entry| entry.handle.clone())).collect()
     }
 
     pub fn all(&self) -> Vec<ProxyHandle> {
-        self.lock().values().map(|(_, handle)| handle.clone()).collect()
+        self.lock().values().map(|entry| entry.handle.clone()).collect()
     }
 
     /// Ends every stream, now and later: the control plane stops. The Dataplanes stay.
@@ -163,7 +226,7 @@ impl Proxies {
 
     fn left(&self, id: &ProxyId, incarnation: u64) {
         let mut connected = self.lock();
-        if connected.get(id).is_some_and(|(current, _)| *current == incarnation) {
+        if connected.get(id).is_some_and(|entry| entry.incarnation == incarnation) {
             connected.remove(id);
             self.gauge.set(i64::try_from(connected.len()).unwrap_or(i64::MAX));
             if !self.closing.load(Ordering::Acquire) {
@@ -173,7 +236,7 @@ impl Proxies {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ProxyId, (u64, ProxyHandle)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ProxyId, Entry>> {
         lock(&self.connected)
     }
 }
@@ -214,5 +277,25 @@ pub struct Connected {
 impl Drop for Connected {
     fn drop(&mut self) {
         self.proxies.left(&self.id, self.incarnation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_of_one_name_wait_longer_and_longer_and_a_single_return_does_not() {
+        let start = Instant::now();
+        let mut takeovers = Takeovers { count: 0, last: start };
+        let mut waits = Vec::new();
+        for second in 0..12 {
+            let now = start + Duration::from_secs(second);
+            waits.push(takeovers.wait(now).as_millis());
+            takeovers = takeovers.again(now);
+        }
+        assert_eq!(waits[..6], [0, 0, 250, 500, 1_000, 2_000]);
+        assert_eq!(waits[11], 15_000);
+        assert_eq!(takeovers.wait(start + Duration::from_secs(120)), Duration::ZERO);
     }
 }

@@ -11,6 +11,7 @@
 //! bounded by the number of revisions that are kept; the oldest is forgotten first.
 use shared_model::{Revision, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use zone_index::ProxyId;
 
@@ -35,7 +36,8 @@ struct Entry {
     applied: Timestamp,
     pending: BTreeSet<ProxyId>,
     acknowledged: u32,
-    refused: BTreeMap<ProxyId, String>,
+    /// A proxy that refuses the same in every revision has one text for all of them.
+    refused: BTreeMap<ProxyId, Arc<str>>,
     settled: Option<Timestamp>,
 }
 
@@ -48,7 +50,7 @@ pub struct Report {
     pub touched: u32,
     pub acknowledged: u32,
     pub pending: u32,
-    pub refused: Vec<(ProxyId, String)>,
+    pub refused: Vec<(ProxyId, Arc<str>)>,
     /// When the last proxy was done; `None` while some are pending.
     pub settled: Option<Timestamp>,
 }
@@ -120,12 +122,21 @@ impl Tracker {
 
     /// The proxy refused something of `generation`.
     pub fn refused(&mut self, proxy: &ProxyId, generation: u64, reason: &str) {
-        for revision in self.waiting.get(proxy).into_iter().flatten() {
-            if let Some(entry) =
-                self.revisions.get_mut(revision).filter(|entry| entry.generation <= generation)
-            {
-                entry.refused.insert(proxy.clone(), reason.to_owned());
-                self.changed.insert(*revision);
+        let waiting = self.waiting.get(proxy).into_iter().flatten();
+        let reached: Vec<Revision> = waiting
+            .filter(|revision| {
+                self.revisions.get(revision).is_some_and(|entry| entry.generation <= generation)
+            })
+            .copied()
+            .collect();
+        let Some(first) = reached.first() else { return };
+        let before = self.revisions.range(..*first).rev().find_map(|(_, entry)| entry.refused.get(proxy));
+        let reason =
+            before.filter(|before| ***before == *reason).cloned().unwrap_or_else(|| Arc::from(reason));
+        for revision in reached {
+            if let Some(entry) = self.revisions.get_mut(&revision) {
+                entry.refused.insert(proxy.clone(), reason.clone());
+                self.changed.insert(revision);
             }
         }
     }
@@ -135,6 +146,7 @@ impl Tracker {
         self.settle(proxy, now, |_| true, |_| {})
     }
 
+    /// What is known of a revision itself.
     pub fn report(&self, revision: Revision) -> Option<Report> {
         let entry = self.revisions.get(&revision)?;
         let pending = count(entry.pending.iter().filter(|proxy| !entry.refused.contains_key(proxy)).count());
@@ -149,6 +161,14 @@ impl Tracker {
             refused,
             settled: entry.settled,
         })
+    }
+
+    /// The same of the revision itself, or of the step that it was a part of: the next later one that is known.
+    pub fn report_of_step(&self, revision: Revision) -> Option<Report> {
+        let forgotten = self.revisions.len() >= KEPT
+            && self.revisions.keys().next().is_some_and(|oldest| revision < *oldest);
+        let (step, _) = self.revisions.range(revision..).next().filter(|_| !forgotten)?;
+        self.report(*step)
     }
 
     /// The newest revision that was applied.
@@ -269,7 +289,32 @@ mod tests {
         assert_eq!(counts(&tracker, 5), (1, 0, 0, 1));
         tracker.acknowledged(&proxy("a"), 50, true, at(1));
         assert_eq!(counts(&tracker, 5), (1, 0, 0, 1));
-        assert_eq!(tracker.report(Revision(5)).unwrap().refused, [(proxy("a"), "no such filter".to_owned())]);
+        assert_eq!(tracker.report(Revision(5)).unwrap().refused, [(proxy("a"), "no such filter".into())]);
+    }
+
+    #[test]
+    fn a_refusal_that_is_repeated_in_every_revision_is_one_text() {
+        let mut tracker = Tracker::default();
+        for revision in 1..=3 {
+            tracker.applied(Revision(revision), revision, at(0), at(0), touched(&["a"]));
+            tracker.refused(&proxy("a"), revision, "port in use");
+            tracker.acknowledged(&proxy("a"), revision, true, at(1));
+        }
+        let text = |revision| tracker.report(Revision(revision)).unwrap().refused[0].1.clone();
+        assert!(Arc::ptr_eq(&text(1), &text(2)) && Arc::ptr_eq(&text(2), &text(3)));
+    }
+
+    #[test]
+    fn a_revision_within_a_longer_step_is_as_far_as_the_step() {
+        let mut tracker = Tracker::default();
+        tracker.applied(Revision(2), 20, at(0), at(0), touched(&[]));
+        tracker.applied(Revision(9), 21, at(0), at(0), touched(&["a"]));
+        let pending =
+            |tracker: &Tracker, revision| tracker.report_of_step(Revision(revision)).map(|r| r.pending);
+        assert_eq!((pending(&tracker, 2), pending(&tracker, 5)), (Some(0), Some(1)));
+        assert_eq!(pending(&tracker, 10), None, "it has not been applied yet");
+        tracker.acknowledged(&proxy("a"), 21, true, at(1));
+        assert_eq!(pending(&tracker, 5), Some(0));
     }
 
     #[test]

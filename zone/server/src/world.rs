@@ -4,20 +4,25 @@
 //! ```text
 //! followed, owned --steps--> Index --> Arc<Epoch> --watch--> proxies, duties, API
 //!                              |
-//!                              +--Touched--> tracker, then a wake to each touched proxy that is connected
+//!                              +--Touched--> tracker, then a wake to each touched proxy that is connected;
+//!                                            endpoints that have moved go with it, encoded once
 //! ```
 use crate::catalogs::Catalogs;
 use crate::feed::{self, Step};
 use crate::metrics::{self, Metrics};
 use crate::progress::{Progress, Source};
-use crate::proxies::Proxies;
+use crate::proxies::{Proxies, ProxyHandle};
+use crate::verify::Oracle;
+use crate::walks;
 use shared_catalog::Catalog;
 use shared_model::Revision;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use zone_index::{Change, Epoch, Index};
+use zone_index::{Change, Destination, Epoch, Index, ProxyId, Touched};
+use zone_xds::{Encoded, Manifests};
 
 /// What the index has made of the catalogs, and how far it has read them.
 #[derive(Clone)]
@@ -35,6 +40,8 @@ pub struct Indexer {
     owned: Arc<Catalog>,
     proxies: Arc<Proxies>,
     progress: Arc<Progress>,
+    manifests: Arc<Manifests>,
+    oracle: Oracle,
     metrics: Metrics,
     world: watch::Sender<World>,
 }
@@ -46,13 +53,26 @@ impl Indexer {
         catalogs: Catalogs,
         proxies: Arc<Proxies>,
         progress: Arc<Progress>,
+        manifests: Arc<Manifests>,
+        oracle: Oracle,
         metrics: Metrics,
     ) -> (Indexer, watch::Receiver<World>) {
         let index = Index::new(zone);
         let world = World { epoch: index.epoch(), followed: Revision(0), owned: Revision(0) };
         let (world, receiver) = watch::channel(world);
         let (followed, owned) = Default::default();
-        let mut indexer = Indexer { index, catalogs, followed, owned, proxies, progress, metrics, world };
+        let mut indexer = Indexer {
+            index,
+            catalogs,
+            followed,
+            owned,
+            proxies,
+            progress,
+            manifests,
+            oracle,
+            metrics,
+            world,
+        };
         indexer.catch_up();
         (indexer, receiver)
     }
@@ -79,14 +99,17 @@ impl Indexer {
             self.apply(Source::Followed, step, &followed);
         }
         self.followed = followed;
+        self.verify();
     }
 
     fn apply(&mut self, source: Source, step: Step, catalog: &Catalog) {
         let started = Instant::now();
         let now = shared_node::time::now();
+        let walk = walks::begin(step.revision, source);
+        let _entered = walk.enter();
         let changes: Vec<Change> =
             step.changes.into_iter().filter_map(|change| self.translate(source, change)).collect();
-        let touched = self.index.apply(changes).proxies;
+        let Touched { proxies: touched, moved } = self.index.apply(changes);
         let epoch = self.index.epoch();
         let generation = epoch.number();
         let commanded = catalog.applied_at(step.revision).unwrap_or(now);
@@ -97,13 +120,11 @@ impl Indexer {
             Source::Owned => world.owned = step.revision,
         }
         // Under the registry's lock: a proxy that connects meanwhile either is counted and woken, or reads this epoch.
-        let woken = self.proxies.among_connected(touched, |connected| {
-            self.progress.applied(source, step.revision, generation, commanded, now, connected);
+        let woken = self.proxies.among_connected(&touched, |connected| {
+            self.progress.applied(source, step.revision, generation, commanded, now, connected, walk.clone());
             self.world.send_replace(world);
         });
-        for proxy in woken {
-            proxy.wake();
-        }
+        self.wake(woken, &moved, generation);
         let gauge = match source {
             Source::Followed => &self.metrics.followed_revision,
             Source::Owned => &self.metrics.owned_revision,
@@ -111,6 +132,39 @@ impl Indexer {
         gauge.set(i64::try_from(step.revision.0).unwrap_or(i64::MAX));
         metrics::observe(&self.metrics.index_apply, started.elapsed());
         tracing::debug!(?source, revision = step.revision.0, generation, "applied");
+    }
+
+    /// Those first whose endpoints alone have moved: that is soon done, and a dead endpoint is what hurts.
+    fn wake(
+        &self,
+        woken: Vec<(&ProxyId, ProxyHandle)>,
+        moved: &BTreeMap<ProxyId, Vec<Arc<Destination>>>,
+        generation: u64,
+    ) {
+        let mut assignments: BTreeMap<*const Destination, Arc<Encoded>> = BTreeMap::new();
+        let (few, all): (Vec<_>, Vec<_>) = woken.into_iter().partition(|(id, _)| moved.contains_key(id));
+        for (id, proxy) in few {
+            let of = |destination: &Arc<Destination>| {
+                let made = || self.manifests.assignment(destination);
+                assignments.entry(Arc::as_ptr(destination)).or_insert_with(made).clone()
+            };
+            let news: Vec<_> = moved.get(id).into_iter().flatten().map(of).collect();
+            proxy.moved(&news, generation);
+        }
+        for (_, proxy) in all {
+            proxy.wake();
+        }
+    }
+
+    fn verify(&self) {
+        if self.oracle.is_on() {
+            use zone_index::Source::{Followed, Owned};
+            let catalogs = [(Followed, &*self.followed), (Owned, &*self.owned)];
+            self.oracle.epoch(&self.index.epoch(), catalogs, |change| match change {
+                Change::Put(Owned, resource) => self.catalogs.counts_as_owned(resource),
+                Change::Put(..) | Change::Delete(..) => true,
+            });
+        }
     }
 
     fn translate(&self, source: Source, change: shared_catalog::Change) -> Option<Change> {

@@ -31,6 +31,11 @@ fn timeout(request: &str) -> serde_json::Value {
         "to": [{"targetRef": {"kind": "Mesh"}, "default": {"http": {"requestTimeout": request}}}]}})
 }
 
+fn mtls() -> serde_json::Value {
+    json!({"type": "Mesh", "name": "default",
+        "mtls": {"enabledBackend": "ca", "backends": [{"name": "ca", "type": "builtin"}]}})
+}
+
 #[test]
 fn a_proxy_gets_its_configuration_and_a_policy_changes_only_what_it_concerns() {
     run(async {
@@ -188,9 +193,7 @@ fn a_dataplane_comes_and_goes_with_its_proxy_but_stays_over_a_restart() {
 fn identities_are_issued_and_a_permission_is_needed() {
     run(async {
         let zone = Zone::start().await;
-        let mesh = json!({"type": "Mesh", "name": "default",
-            "mtls": {"enabledBackend": "ca", "backends": [{"name": "ca", "type": "builtin"}]}});
-        zone.apply(&mesh).await;
+        zone.apply(&mtls()).await;
         let mut proxy = zone.proxy(&web(), &zone.token("web-1").await).await.unwrap();
         within("the certificate and the trust", async || {
             proxy.settle().await;
@@ -239,11 +242,87 @@ fn what_an_envoy_refuses_is_shown_and_the_rest_arrives() {
             "{status}"
         );
         assert!(refused["reason"].as_str().unwrap().contains("refused by the test"), "{status}");
+        let problems = async || {
+            let overview = zone.get("/meshes/default/dataplanes/client-1/_overview").await.unwrap();
+            overview["dataplaneInsight"]["problems"].to_string()
+        };
+        assert!(problems().await.contains("refused by the test"), "{}", problems().await);
         proxy.refuse = None;
         let revision = zone.apply(&timeout("4s")).await;
         let status = zone.done(revision, &mut [&mut proxy, &mut server]).await;
         assert_eq!(status["zones"][0]["refused"], json!([]), "{status}");
+        within("the refusal is over", async || !problems().await.contains("refused")).await;
         assert!(proxy.names(CDS).iter().any(|name| name.contains("web")));
+        zone.stop().await;
+    });
+}
+
+#[test]
+fn identities_that_are_switched_on_take_no_listener_away() {
+    run(async {
+        let zone = Zone::start().await;
+        let mut proxy = zone.proxy(&web(), &zone.token("web-1").await).await.unwrap();
+        within("its configuration", async || {
+            proxy.settle().await;
+            !proxy.names(LDS).is_empty()
+        })
+        .await;
+        for round in 0..5 {
+            let mut mesh = mtls();
+            mesh["mtls"]["backends"][0]["name"] = json!(format!("ca-{round}"));
+            mesh["mtls"]["enabledBackend"] = json!(format!("ca-{round}"));
+            let revision = zone.apply(&mesh).await;
+            zone.done(revision, &mut [&mut proxy]).await;
+            assert_eq!(proxy.names(SDS).len(), 2);
+            let revision = zone.apply(&json!({"type": "Mesh", "name": "default"})).await;
+            zone.done(revision, &mut [&mut proxy]).await;
+        }
+        assert!(!proxy.removed.iter().any(|name| name.starts_with("inbound:")), "{:?}", proxy.removed);
+        zone.stop().await;
+    });
+}
+
+#[test]
+fn a_restart_changes_no_version_and_issues_no_certificate() {
+    run(async {
+        let zone = Zone::start().await;
+        zone.apply(&mtls()).await;
+        let mut server = zone.proxy(&web(), &zone.token("web-1").await).await.unwrap();
+        let mut proxy = zone.proxy(&client(), &zone.token("client-1").await).await.unwrap();
+        within("the certificates and the destination", async || {
+            server.settle().await;
+            proxy.settle().await;
+            proxy.names(SDS).len() == 2 && proxy.endpoints().len() == 1
+        })
+        .await;
+        let before = proxy.versions();
+        let zone = zone.restart().await;
+        let mut again = zone.proxy(&client(), &zone.token("client-1").await).await.unwrap();
+        within("all of it", async || {
+            again.settle().await;
+            again.versions().len() == before.len()
+        })
+        .await;
+        assert_eq!(again.versions(), before);
+        zone.stop().await;
+    });
+}
+
+#[test]
+fn a_proxy_without_a_dataplane_keeps_what_it_has_and_holds_up_no_revision() {
+    run(async {
+        let zone = Zone::start().await;
+        let mut proxy = zone.proxy(&web(), &zone.token("web-1").await).await.unwrap();
+        within("its configuration", async || {
+            proxy.settle().await;
+            !proxy.names(LDS).is_empty()
+        })
+        .await;
+        let before = proxy.versions();
+        let revision = zone.delete("/meshes/default/dataplanes/web-1").await;
+        let status = zone.done(revision, &mut [&mut proxy]).await;
+        assert_eq!(status["zones"][0]["pending"], 0, "{status}");
+        assert_eq!(proxy.versions(), before);
         zone.stop().await;
     });
 }

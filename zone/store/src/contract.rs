@@ -140,4 +140,13 @@ async fn secrets_are_kept_by_name(make: &impl AsyncFn(&str) -> Arc<dyn ZoneStore
     assert_eq!(secret(&again, "ca").await.as_deref(), Some(&b"second"[..]));
     assert_eq!(secret(&again, "other").await.as_deref(), Some(&b""[..]));
     assert_eq!(again.catalog().borrow().revision(), Revision(0), "a secret is no resource");
+    again.put_secret("leaf/b", b"b").await.expect("it writes");
+    again.put_secret("leaf/a", b"a").await.expect("it writes");
+    assert_eq!(again.secret_names("leaf/").await.expect("it reads"), ["leaf/a", "leaf/b"]);
+    again.delete_secret("leaf/a").await.expect("it writes");
+    again.delete_secret("never there").await.expect("it writes");
+    drop(again);
+    let last = make("secrets").await;
+    assert_eq!(secret(&last, "leaf/a").await, None);
+    assert_eq!(last.secret_names("").await.expect("it reads"), ["ca", "leaf/b", "other"]);
 }

@@ -41,7 +41,9 @@ pub struct Embedded {
 enum Request {
     Apply(Command, oneshot::Sender<Result<Outcome, Error>>),
     Secret(String, oneshot::Sender<Result<Option<Vec<u8>>, Error>>),
-    PutSecret(String, Vec<u8>, oneshot::Sender<Result<(), Error>>),
+    SecretNames(String, oneshot::Sender<Result<Vec<String>, Error>>),
+    /// With nothing, the secret is forgotten.
+    SetSecret(String, Option<Vec<u8>>, oneshot::Sender<Result<(), Error>>),
 }
 
 impl Embedded {
@@ -111,7 +113,15 @@ impl ZoneStore for Embedded {
     }
 
     async fn put_secret(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        self.ask(|answer| Request::PutSecret(name.to_owned(), bytes.to_vec(), answer)).await
+        self.ask(|answer| Request::SetSecret(name.to_owned(), Some(bytes.to_vec()), answer)).await
+    }
+
+    async fn delete_secret(&self, name: &str) -> Result<(), Error> {
+        self.ask(|answer| Request::SetSecret(name.to_owned(), None, answer)).await
+    }
+
+    async fn secret_names(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        self.ask(|answer| Request::SecretNames(prefix.to_owned(), answer)).await
     }
 }
 
@@ -123,8 +133,8 @@ fn now() -> Timestamp {
 fn serve(mut disk: Disk, mut inbox: mpsc::Receiver<Request>, publish: &watch::Sender<Arc<Catalog>>) {
     let mut waiting = Vec::new();
     while inbox.blocking_recv_many(&mut waiting, QUEUE) > 0 {
-        let mut commands = Vec::new();
-        let mut answers = Vec::new();
+        let (mut commands, mut answers) = (Vec::new(), Vec::new());
+        let (mut secrets, mut keepers) = (Vec::new(), Vec::new());
         for request in waiting.drain(..) {
             match request {
                 Request::Apply(command, answer) => {
@@ -132,7 +142,18 @@ fn serve(mut disk: Disk, mut inbox: mpsc::Receiver<Request>, publish: &watch::Se
                     answers.push(answer);
                 }
                 Request::Secret(name, answer) => drop(answer.send(disk.secret(&name))),
-                Request::PutSecret(name, bytes, answer) => drop(answer.send(disk.put_secret(&name, &bytes))),
+                Request::SecretNames(prefix, answer) => drop(answer.send(disk.secret_names(&prefix))),
+                Request::SetSecret(name, bytes, answer) => {
+                    secrets.push((name, bytes));
+                    keepers.push(answer);
+                }
+            }
+        }
+        if !secrets.is_empty() {
+            let reason = disk.set_secrets(secrets).err().map(|error| error.to_string());
+            for answer in keepers {
+                let failed = reason.clone().map(|reason| Error::Storage { path: disk.path(), reason });
+                let _ = answer.send(failed.map_or(Ok(()), Err));
             }
         }
         if commands.is_empty() {
@@ -322,13 +343,29 @@ impl Disk {
         Ok(Some(plain))
     }
 
-    fn put_secret(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let mut nonce = [0; 12];
-        let random = ring::rand::SystemRandom::new().fill(&mut nonce);
-        random.map_err(|_| Error::Secret { name: name.to_owned(), reason: "no randomness".into() })?;
-        let sealed = self.seal.seal(nonce, &context(name), bytes);
-        self.db.insert(secret_key(name), record::seal(&sealed)).map_err(|error| self.failed(error))?;
-        self.flush()
+    fn secret_names(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let names = self.db.scan_prefix(secret_key(prefix)).keys().map(|key| {
+            let key = key.map_err(|error| self.failed(error))?;
+            Ok(String::from_utf8_lossy(&key[secret_key("").len()..]).into_owned())
+        });
+        names.collect()
+    }
+
+    /// Writes or forgets secrets with one flush.
+    fn set_secrets(&self, secrets: Vec<(String, Option<Vec<u8>>)>) -> Result<(), Error> {
+        let mut batch = sled::Batch::default();
+        for (name, bytes) in secrets {
+            let Some(bytes) = bytes else {
+                batch.remove(secret_key(&name));
+                continue;
+            };
+            let mut nonce = [0; 12];
+            let random = ring::rand::SystemRandom::new().fill(&mut nonce);
+            random.map_err(|_| Error::Secret { name: name.clone(), reason: "no randomness".into() })?;
+            let sealed = self.seal.seal(nonce, &context(&name), &bytes);
+            batch.insert(secret_key(&name), record::seal(&sealed));
+        }
+        self.write(batch)
     }
 }
 

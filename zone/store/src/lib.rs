@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! put, delete --> ZoneStore --durable--> watch<Arc<Catalog>> --> the index, the API, the duties
-//! put_secret  --> sealed on disk, read back by name only
+//! put_secret  --> sealed on disk, read back by name
 //! ```
 //!
 //! [`Embedded`] needs nothing installed. [`contract`] is what every adapter must pass.
@@ -57,4 +57,10 @@ pub trait ZoneStore: Send + Sync + 'static {
 
     /// Seals and keeps a secret; one of the same name is replaced.
     async fn put_secret(&self, name: &str, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Forgets a secret; one that is not there is forgotten already.
+    async fn delete_secret(&self, name: &str) -> Result<(), Error>;
+
+    /// The names of all secrets that start with `prefix`, in order.
+    async fn secret_names(&self, prefix: &str) -> Result<Vec<String>, Error>;
 }

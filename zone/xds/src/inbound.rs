@@ -1,6 +1,6 @@
 //! A port that the proxy serves: the listener that others reach, and the cluster of the application behind it.
 //!
-//! Policies fill in a [`Draft`]; [`Draft::finish`] turns it into resources. An inbound has one chain for each way in:
+//! Policies fill in a [`Draft`]; all of it but the address is a [`Role`], which proxies that serve the same share. An inbound has one chain for each way in:
 //!
 //! ```text
 //!   strict       TLS ──▶ authorisation ──▶ faults ──▶ application
@@ -14,10 +14,13 @@
 //! reaches connections that are open.
 use crate::{
     envoy::{duration, socket, yes},
-    http, names,
+    http,
+    memo::Same,
+    names,
     peer::Asked,
-    snapshot::Snapshot,
-    transport::ALPN,
+    policies::{fault_injection, timeout, tls, traffic_permission},
+    snapshot::{Encoded, Set, Type},
+    transport::{ALPN, Transport},
 };
 use envoy_types::pb::envoy::{
     config::{
@@ -45,8 +48,17 @@ use envoy_types::pb::envoy::{
         },
     },
 };
-use shared_model::Duration;
-use zone_index::InboundView;
+use prost::Message;
+use shared_model::{Duration, core::dataplane::Protocol};
+use shared_policy::{
+    Policy,
+    kinds::tls::{Mode, Parameters},
+};
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+use zone_index::{InboundView, ProxyView};
 
 /// Who gets in, and who would not if it were up to shadow policies.
 #[derive(Clone, Debug)]
@@ -61,6 +73,124 @@ pub(crate) enum Way {
     Plain,
     Permissive(TransportSocket),
     Strict(TransportSocket),
+}
+
+/// All that from which an inbound follows, but for its address: proxies that serve the same share it.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Duty {
+    mesh: String,
+    /// What metrics and routes call it.
+    service: String,
+    protocol: Protocol,
+    cluster: String,
+    mode: Option<Mode>,
+    parameters: Option<Parameters>,
+    policies: Vec<Same<Policy>>,
+}
+
+impl Hash for Duty {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.mesh, &self.service, &self.cluster).hash(state);
+        self.policies.hash(state);
+    }
+}
+
+impl Duty {
+    /// `None`: the proxy should be known to others by a certificate and has none, so nobody is served.
+    pub fn of(view: &ProxyView, inbound: &InboundView, parameters: Option<&Parameters>) -> Option<Duty> {
+        let mode = tls::inbound(view, inbound);
+        if mode.is_some() && parameters.is_none() {
+            return None;
+        }
+        Some(Duty {
+            mesh: view.id.mesh.clone(),
+            service: service(inbound),
+            protocol: inbound.protocol,
+            cluster: local_cluster(view, inbound),
+            mode,
+            parameters: parameters.cloned(),
+            policies: view.policies.about_inbound(&inbound.facts).cloned().map(Same).collect(),
+        })
+    }
+}
+
+/// An inbound, but for its address.
+#[derive(Debug)]
+pub(crate) struct Role {
+    /// The fields of the listener behind its name and address, encoded.
+    listener: Vec<u8>,
+    connect_timeout: Duration,
+    local_http: HttpProtocolOptions,
+}
+
+/// Asks the policies. It may look at nothing of the inbound that is not part of its [`Duty`].
+pub(crate) fn role(view: &ProxyView, inbound: &InboundView, transport: Option<&Transport>) -> Role {
+    let way = match (tls::inbound(view, inbound), transport) {
+        (Some(Mode::Permissive), Some(transport)) => Way::Permissive(transport.downstream()),
+        (Some(Mode::Strict), Some(transport)) => Way::Strict(transport.downstream()),
+        _ => Way::Plain,
+    };
+    let mut draft = Draft::new(inbound, way, local_cluster(view, inbound));
+    traffic_permission::inbound(&mut draft, view);
+    fault_injection::inbound(&mut draft, view);
+    timeout::inbound(&mut draft, view);
+    Role {
+        listener: draft.listener().encode_to_vec(),
+        connect_timeout: draft.connect_timeout,
+        local_http: draft.local_http,
+    }
+}
+
+/// The resources of an inbound that has this role.
+pub(crate) fn finish(view: &ProxyView, inbound: &InboundView, role: &Role, resources: &mut Set) {
+    let InboundView { address, port, .. } = inbound;
+    let name = names::inbound(address, *port);
+    let head = Listener { name: name.clone(), address: Some(socket(address, *port)), ..Listener::default() };
+    let mut listener = Vec::with_capacity(head.encoded_len() + role.listener.len());
+    // Name and address are the first fields, and fields one after the other are a message.
+    head.encode(&mut listener).expect("a vector grows");
+    listener.extend_from_slice(&role.listener);
+    resources.put(Arc::new(Encoded::from_bytes(Type::Listener, &name, listener)));
+    resources.insert(&application(inbound, local_cluster(view, inbound), role));
+}
+
+/// The application's cluster bears its port. Of several inbounds in front of one port, all but the first bear their own
+/// too, since policies may differ.
+fn local_cluster(view: &ProxyView, inbound: &InboundView) -> String {
+    let first = view.inbounds.iter().find(|other| other.service_port == inbound.service_port);
+    let name = names::local_cluster(inbound.service_port);
+    match first.is_none_or(|first| (&first.address, first.port) == (&inbound.address, inbound.port)) {
+        true => name,
+        false => format!("{name}:{}", names::inbound(&inbound.address, inbound.port)),
+    }
+}
+
+fn application(inbound: &InboundView, name: String, role: &Role) -> Cluster {
+    let InboundView { service_address, service_port, .. } = inbound;
+    let endpoint = Endpoint { address: Some(socket(service_address, *service_port)), ..Endpoint::default() };
+    let endpoint =
+        LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..LbEndpoint::default() };
+    let mut cluster = Cluster {
+        name: name.clone(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        connect_timeout: Some(duration(role.connect_timeout)),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name,
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![endpoint],
+                ..LocalityLbEndpoints::default()
+            }],
+            ..ClusterLoadAssignment::default()
+        }),
+        ..Cluster::default()
+    };
+    http::speak(&mut cluster, inbound.protocol, role.local_http);
+    cluster
+}
+
+/// What metrics and routes call it.
+fn service(inbound: &InboundView) -> String {
+    inbound.service.clone().unwrap_or_else(|| inbound.facts.section.clone())
 }
 
 pub(crate) struct Draft<'a> {
@@ -96,22 +226,12 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// What metrics and routes call it.
-    fn service(&self) -> String {
-        self.view.service.clone().unwrap_or_else(|| self.view.facts.section.clone())
-    }
-
     fn stat_prefix(&self) -> String {
-        names::stat_prefix(&format!("inbound_{}", self.service()))
+        names::stat_prefix(&format!("inbound_{}", service(self.view)))
     }
 
-    pub fn finish(self, snapshot: &mut Snapshot) {
-        snapshot.insert(&self.local_cluster());
-        snapshot.insert(&self.listener());
-    }
-
+    /// Without its name and address.
     fn listener(&self) -> Listener {
-        let InboundView { address, port, .. } = self.view;
         let secure = |socket: &TransportSocket, matches: Option<FilterChainMatch>| FilterChain {
             filter_chain_match: matches,
             filters: self.filters(true),
@@ -143,8 +263,6 @@ impl<'a> Draft<'a> {
             ..ListenerFilter::default()
         };
         Listener {
-            name: names::inbound(address, *port),
-            address: Some(socket(address, *port)),
             traffic_direction: TrafficDirection::Inbound.into(),
             listener_filters: inspect.then_some(inspector).into_iter().collect(),
             filter_chains,
@@ -175,7 +293,7 @@ impl<'a> Draft<'a> {
                 http::filter("envoy.filters.http.rbac", &config)
             }));
             http_filters.extend(self.http_filters.iter().cloned());
-            let service = self.service();
+            let service = service(self.view);
             let routes =
                 http::route_configuration(format!("inbound:{service}"), &service, self.routes.clone());
             let mut manager = http::manager(
@@ -211,29 +329,5 @@ impl<'a> Draft<'a> {
             ..TcpProxy::default()
         };
         http::network_filter("envoy.filters.network.tcp_proxy", &config)
-    }
-
-    fn local_cluster(&self) -> Cluster {
-        let InboundView { service_address, service_port, .. } = self.view;
-        let endpoint =
-            Endpoint { address: Some(socket(service_address, *service_port)), ..Endpoint::default() };
-        let endpoint =
-            LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..LbEndpoint::default() };
-        let mut cluster = Cluster {
-            name: self.cluster.clone(),
-            cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
-            connect_timeout: Some(duration(self.connect_timeout)),
-            load_assignment: Some(ClusterLoadAssignment {
-                cluster_name: self.cluster.clone(),
-                endpoints: vec![LocalityLbEndpoints {
-                    lb_endpoints: vec![endpoint],
-                    ..LocalityLbEndpoints::default()
-                }],
-                ..ClusterLoadAssignment::default()
-            }),
-            ..Cluster::default()
-        };
-        http::speak(&mut cluster, self.view.protocol, self.local_http);
-        cluster
     }
 }

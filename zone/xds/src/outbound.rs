@@ -6,7 +6,7 @@
 use crate::{
     envoy::{ads, ads_without_limit, duration, socket},
     http, names,
-    snapshot::Snapshot,
+    snapshot::Set,
 };
 use envoy_types::pb::envoy::{
     config::{
@@ -34,12 +34,7 @@ use zone_index::{Destination, Endpoint, OutboundView};
 
 /// A destination as policies see it.
 pub(crate) fn target(destination: &Destination) -> Target<'_> {
-    Target {
-        kri: &destination.key,
-        port: destination.port,
-        labels: &destination.labels,
-        service_tag: destination.service_tag.as_deref(),
-    }
+    destination.target()
 }
 
 /// A listener of the application, and what happens to what comes in there.
@@ -63,7 +58,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    pub fn finish(self, snapshot: &mut Snapshot) {
+    pub fn finish(self, resources: &mut Set) {
         let stat_prefix = names::stat_prefix(&self.destination.name);
         let filter = if self.destination.protocol.is_http() {
             let name = names::routes(self.destination);
@@ -72,7 +67,7 @@ impl<'a> Draft<'a> {
             let mut manager = http::manager(stat_prefix, Vec::new(), specifier, self.request_headers_timeout);
             http::normalize_paths(&mut manager);
             let routes = self.routes.into_iter().map(|(_, route)| route).collect();
-            snapshot.insert(&http::route_configuration(name, &self.destination.name, routes));
+            resources.insert(&http::route_configuration(name, &self.destination.name, routes));
             http::network_filter("envoy.filters.network.http_connection_manager", &manager)
         } else {
             let config = TcpProxy {
@@ -84,7 +79,7 @@ impl<'a> Draft<'a> {
             http::network_filter("envoy.filters.network.tcp_proxy", &config)
         };
         let OutboundView { address, port, .. } = self.view;
-        snapshot.insert(&Listener {
+        resources.insert(&Listener {
             name: names::outbound(address, *port),
             address: Some(socket(address, *port)),
             traffic_direction: TrafficDirection::Outbound.into(),
@@ -112,10 +107,9 @@ impl<'a> ClusterDraft<'a> {
         }
     }
 
-    pub fn finish(self, snapshot: &mut Snapshot) {
-        let name = names::cluster(self.destination);
+    pub fn finish(self, resources: &mut Set) {
         let mut cluster = Cluster {
-            name: name.clone(),
+            name: names::cluster(self.destination),
             cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
             // The name of the assignment is the cluster's own.
             eds_cluster_config: Some(EdsClusterConfig {
@@ -127,13 +121,12 @@ impl<'a> ClusterDraft<'a> {
             ..Cluster::default()
         };
         http::speak(&mut cluster, self.destination.protocol, self.http);
-        snapshot.insert(&cluster);
-        snapshot.insert(&assignment(name, &self.destination.endpoints));
+        resources.insert(&cluster);
     }
 }
 
-/// The endpoints that are ready. One that is not is left out, since Envoy sends to the unhealthy too when they are many.
-fn assignment(cluster_name: String, endpoints: &[Endpoint]) -> ClusterLoadAssignment {
+/// The endpoints of a cluster that are ready. One that is not is left out, since Envoy sends to the unhealthy too when they are many.
+pub(crate) fn assignment(cluster_name: String, endpoints: &[Endpoint]) -> ClusterLoadAssignment {
     let mut zones: BTreeMap<&str, Vec<LbEndpoint>> = BTreeMap::new();
     for endpoint in endpoints.iter().filter(|endpoint| endpoint.healthy) {
         let address = Some(socket(&endpoint.address, endpoint.port));

@@ -20,6 +20,9 @@
 //! are sent again one by one, behind all that is not under suspicion; the one that is refused alone is held back
 //! until it changes, and the client keeps its last good version.
 //!
+//! A change costs what it changes: each type keeps the names of which something may have to be said, and looks at no
+//! others. An assignment that changes by itself is offered by itself, with [`Session::offer_assignments`].
+//!
 //! Nothing is sent before the first offer: a client takes an early answer's absences for removals.
 mod lane;
 mod response;
@@ -27,9 +30,9 @@ mod response;
 pub use lane::Counters;
 pub use response::Response;
 
-use crate::snapshot::{Snapshot, Type};
+use crate::snapshot::{Encoded, Snapshot, Type, Version};
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use lane::{Lane, Removals};
+use lane::{Lane, Name, Removals, State};
 use std::sync::Arc;
 
 /// A proxy that asks for more names of one type than this is not one of ours; each costs memory here.
@@ -101,13 +104,71 @@ impl Session {
     /// The newest state. Generations count up; a snapshot may be the same as before.
     pub fn offer(&mut self, snapshot: Arc<Snapshot>, generation: u64) -> Vec<Effect> {
         let mut effects = Vec::new();
-        for lane in &mut self.lanes {
-            lane.reconsider(&snapshot);
+        let before = self.snapshot.take();
+        match &before {
+            None => self.share_names(&snapshot),
+            Some(before) if Arc::ptr_eq(before, &snapshot) => {}
+            Some(before) => {
+                for changed in before.differences(&snapshot) {
+                    self.reopen(changed.kind, &changed.name);
+                }
+            }
         }
         self.snapshot = Some(snapshot);
-        self.generation = generation.max(self.generation);
-        self.advance(&mut effects);
+        self.offered(generation, &mut effects);
         effects
+    }
+
+    /// Other endpoints of some clusters, and nothing else, are what the newest state has instead. An assignment that the
+    /// client does not use is left aside; so is everything before the first offer.
+    pub fn offer_assignments<'a>(
+        &mut self,
+        assignments: impl IntoIterator<Item = &'a Arc<Encoded>>,
+        generation: u64,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let Some(snapshot) = &mut self.snapshot else {
+            return effects;
+        };
+        let snapshot = Arc::make_mut(snapshot);
+        let changed: Vec<_> = assignments.into_iter().filter(|one| snapshot.reassign(one)).collect();
+        for assignment in changed {
+            self.reopen(Type::Endpoint, &assignment.name);
+        }
+        self.offered(generation, &mut effects);
+        effects
+    }
+
+    /// The newest state, once there is one.
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.snapshot.as_ref()
+    }
+
+    fn reopen(&mut self, kind: Type, name: &Name) {
+        self.lane_mut(kind).reopen(name);
+        if kind == Type::Cluster {
+            // A cluster that is there never lacks an assignment.
+            self.lane_mut(Type::Endpoint).reopen(name);
+        }
+    }
+
+    fn offered(&mut self, generation: u64, effects: &mut Vec<Effect>) {
+        let Some(snapshot) = &self.snapshot else { return };
+        for lane in &mut self.lanes {
+            lane.reconsider(&State::of(snapshot));
+        }
+        self.generation = generation.max(self.generation);
+        self.advance(effects);
+    }
+
+    /// What the client said before there was a snapshot.
+    fn share_names(&mut self, snapshot: &Snapshot) {
+        for kind in Type::ALL {
+            let shared = |name: &Name| {
+                snapshot.get(kind, name).map_or_else(|| name.clone(), |known| known.name.clone())
+            };
+            self.lane_mut(kind).share_names(shared);
+        }
     }
 
     /// A message from the client: a subscription, an ACK, a NACK, or several of these at once.
@@ -124,8 +185,15 @@ impl Session {
             "" => None,
             nonce => self.lane_mut(kind).land(nonce),
         };
+        if kind == Type::Cluster && landed.is_some() {
+            self.warming = Arc::default();
+        }
         let is_answer = !request.response_nonce.is_empty();
         if let Some(flight) = landed {
+            for name in flight.sent.keys().filter(|_| kind == Type::Cluster) {
+                // Its endpoints may have been those that it had when it was sent.
+                self.lane_mut(Type::Endpoint).reopen(name);
+            }
             match &request.error_detail {
                 None => self.lane_mut(kind).acknowledged(flight),
                 Some(error) => {
@@ -146,7 +214,13 @@ impl Session {
         // An answer to a response that this stream never sent is no first question.
         if !is_answer || self.lane(kind).opened {
             let (names, gone) = (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
-            let first = self.lane_mut(kind).subscribe(names, gone, &request.initial_resource_versions);
+            let snapshot = self.snapshot.clone();
+            let known = |name: &str| {
+                let known = snapshot.as_ref().and_then(|snapshot| snapshot.get(kind, name));
+                known.map_or_else(|| name.into(), |known| known.name.clone())
+            };
+            let have = &request.initial_resource_versions;
+            let first = self.lane_mut(kind).subscribe(names, gone, have, known);
             if first && kind == Type::Endpoint {
                 self.rewarm();
             }
@@ -165,8 +239,8 @@ impl Session {
     }
 
     /// The resources that are held back, with the version that was refused.
-    pub fn held(&self) -> impl Iterator<Item = (Type, &str, &str)> {
-        let of = |kind| self.lane(kind).held.iter().map(move |(name, version)| (kind, &**name, &**version));
+    pub fn held(&self) -> impl Iterator<Item = (Type, &str, Version)> {
+        let of = |kind| self.lane(kind).held.iter().map(move |(name, version)| (kind, &**name, *version));
         Type::ALL.into_iter().flat_map(of)
     }
 
@@ -206,32 +280,28 @@ impl Session {
         let Some(snapshot) = self.snapshot.clone() else {
             return;
         };
+        for lane in &mut self.lanes {
+            lane.survey(&State::of(&snapshot));
+        }
         for kind in Type::ALL {
             let waits = matches!(kind, Type::Listener | Type::Route) && self.clusters_come_first();
             if !waits {
-                let state = self.state_of(kind, &snapshot);
-                self.push(kind, &state, effects);
+                self.push(kind, &snapshot, effects);
             }
         }
         // What the listeners and routes above did may have made the removals due.
         self.push(Type::Cluster, &snapshot, effects);
         self.settle(&snapshot, effects);
+        for kind in Type::ALL {
+            let mut lane = std::mem::replace(self.lane_mut(kind), Lane::new(kind));
+            lane.review(&self.state(&snapshot));
+            *self.lane_mut(kind) = lane;
+        }
     }
 
-    /// What a type's client should have. A cluster that is on its way warms until it gets endpoints, even if it has gone
-    /// from the snapshot meanwhile; it gets those that it had.
-    fn state_of(&self, kind: Type, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
-        let mut state = snapshot.clone();
-        if kind == Type::Endpoint
-            && let Some(flight) = &self.lane(Type::Cluster).in_flight
-        {
-            for name in flight.sent.keys().filter(|name| snapshot.get(Type::Cluster, name).is_none()) {
-                if let Some(endpoints) = lane::wanted(&self.warming, Type::Endpoint, name) {
-                    Arc::make_mut(&mut state).insert_encoded(Type::Endpoint, name, endpoints);
-                }
-            }
-        }
-        state
+    fn state<'a>(&'a self, snapshot: &'a Snapshot) -> State<'a> {
+        let flight = self.lane(Type::Cluster).in_flight.as_ref();
+        State { snapshot, warming: flight.map(|flight| (&flight.sent, &*self.warming)) }
     }
 
     fn clusters_come_first(&self) -> bool {
@@ -245,7 +315,7 @@ impl Session {
         if !lane.opened || lane.in_flight.is_some() {
             return;
         }
-        let Some(plan) = lane.plan(snapshot, removals) else {
+        let Some(plan) = lane.plan(&self.state(snapshot), removals) else {
             return;
         };
         self.nonce += 1;
@@ -260,8 +330,9 @@ impl Session {
                     true => 0,
                     false => self.waited.saturating_add(u8::from(!plan.alone)),
                 };
-                for (name, ..) in &plan.resources {
-                    self.lane_mut(Type::Endpoint).renew(name);
+                for resource in &plan.resources {
+                    self.lane_mut(Type::Endpoint).renew(&resource.name);
+                    self.lane_mut(Type::Endpoint).reopen(&resource.name);
                 }
             }
             Type::Listener | Type::Route => self.waited = 0,
@@ -272,7 +343,7 @@ impl Session {
             type_url: kind.type_url(),
             nonce,
             system_version: generation.to_string(),
-            resources: plan.resources.into_iter().map(|(_, _, chunk)| chunk).collect(),
+            resources: plan.resources.iter().map(|resource| resource.chunk.clone()).collect(),
             removed: plan.removed.iter().map(|name| name.to_string()).collect(),
         }));
     }
@@ -291,7 +362,7 @@ impl Session {
     }
 
     fn is_settled(&self, kind: Type, snapshot: &Snapshot) -> bool {
-        self.lane(kind).is_settled(snapshot, self.removals(kind, snapshot))
+        self.lane(kind).is_settled(&self.state(snapshot), self.removals(kind, snapshot))
     }
 
     /// Every resource of the type that the snapshot has is subscribed to. A cluster or listener that is held back may
@@ -302,16 +373,14 @@ impl Session {
             Type::Cluster | Type::Listener => lane.opened,
             Type::Endpoint | Type::Route | Type::Secret => {
                 let held = |kind| !self.lane(kind).held.is_empty();
-                held(Type::Cluster)
-                    || held(Type::Listener)
-                    || snapshot.names(kind).all(|name| lane.subscribed(name))
+                held(Type::Cluster) || held(Type::Listener) || lane.is_subscribed(&State::of(snapshot))
             }
         }
     }
 
     fn settle(&mut self, snapshot: &Arc<Snapshot>, effects: &mut Vec<Effect>) {
         for kind in Type::ALL {
-            if self.is_subscribed(kind, snapshot) && self.is_settled(kind, &self.state_of(kind, snapshot)) {
+            if self.is_subscribed(kind, snapshot) && self.is_settled(kind, snapshot) {
                 let generation = self.generation;
                 self.lane_mut(kind).clean = generation;
             }

@@ -2,7 +2,13 @@
 //!
 //! The version of a resource is a hash and no counter, so that every replica of a zone says the same of the same
 //! resource, and a proxy that reconnects to another one gets nothing again that it has.
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::{
+    inbound::{Duty, Role},
+    manifest::Manifest,
+    memo::Made,
+    pool::Pool,
+};
+use bytes::Bytes;
 use envoy_types::pb::envoy::{
     config::{
         cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
@@ -16,7 +22,7 @@ use prost::{
     Message, Name,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{cmp::Ordering, fmt, sync::Arc};
 
 /// The types of resources that a proxy gets, in the order in which they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,11 +123,34 @@ impl Named for Secret {
 /// The field `resources` of a `DeltaDiscoveryResponse`.
 const RESOURCES: u32 = 2;
 
+/// The hash of a resource's bytes; written in hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(u64);
+
+impl Version {
+    pub fn of(bytes: &[u8]) -> Version {
+        Version(xxhash_rust::xxh3::xxh3_64(bytes))
+    }
+
+    /// Reads a version of ours; `None` for any other text.
+    pub fn parse(text: &str) -> Option<Version> {
+        let ours = text.len() == 16 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        u64::from_str_radix(text, 16).ok().filter(|_| ours).map(Version)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// A resource as it goes on the wire: shared, never encoded again.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Encoded {
-    /// The hash of the resource's bytes, in hexadecimal.
-    pub version: Arc<str>,
+    pub kind: Type,
+    pub name: Arc<str>,
+    pub version: Version,
     /// The field `resources` of a response with one element: tag, length, and the discovery `Resource`.
     pub chunk: Bytes,
 }
@@ -132,20 +161,21 @@ impl Encoded {
     }
 
     pub fn from_bytes(kind: Type, name: &str, value: Vec<u8>) -> Encoded {
-        let version = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&value));
+        let version = Version::of(&value);
         let resource = Resource {
             name: name.to_owned(),
-            version: version.clone(),
+            version: version.to_string(),
             resource: Some(Any { type_url: kind.type_url().to_owned(), value }),
             ..Resource::default()
         };
         let len = resource.encoded_len();
         let head = key_len(RESOURCES) + encoded_len_varint(len as u64);
-        let mut chunk = BytesMut::with_capacity(head + len);
+        let mut chunk = Vec::with_capacity(head + len);
         encode_key(RESOURCES, WireType::LengthDelimited, &mut chunk);
         encode_varint(len as u64, &mut chunk);
-        chunk.put_slice(&resource.encode_to_vec());
-        Encoded { version: version.into(), chunk: chunk.freeze() }
+        resource.encode(&mut chunk).expect("a vector grows");
+        // A full vector becomes shared bytes without a header of its own.
+        Encoded { kind, name: name.into(), version, chunk: chunk.into() }
     }
 }
 
@@ -156,10 +186,60 @@ impl fmt::Debug for Encoded {
     }
 }
 
-/// All resources of one proxy.
+/// Resources by type, sorted by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Set {
+    types: [Vec<Arc<Encoded>>; 5],
+}
+
+impl Set {
+    /// Adds a resource; of two with one name, the later stays.
+    pub fn insert<M: Named>(&mut self, message: &M) {
+        self.put(Arc::new(Encoded::of(message)));
+    }
+
+    pub fn put(&mut self, resource: Arc<Encoded>) {
+        put(&mut self.types[resource.kind.index()], resource);
+    }
+
+    pub fn of(&self, kind: Type) -> &[Arc<Encoded>] {
+        &self.types[kind.index()]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.types.iter().all(Vec::is_empty)
+    }
+
+    /// Replaces each resource by the one that everybody shares.
+    pub fn intern(&mut self, pool: &Pool) {
+        for resource in self.types.iter_mut().flatten() {
+            *resource = pool.intern(resource.clone());
+        }
+        self.types.iter_mut().for_each(Vec::shrink_to_fit);
+    }
+}
+
+fn find<'a>(list: &'a [Arc<Encoded>], name: &str) -> Option<&'a Arc<Encoded>> {
+    let place = list.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
+    list.get(place)
+}
+
+fn put(list: &mut Vec<Arc<Encoded>>, resource: Arc<Encoded>) {
+    match list.binary_search_by(|other| other.name.cmp(&resource.name)) {
+        Ok(place) => list[place] = resource,
+        Err(place) => list.insert(place, resource),
+    }
+}
+
+/// All resources of one proxy, in three parts that change apart: those that it shares with every proxy of the same
+/// effective configuration, its own, and where its clusters' endpoints are.
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    types: [BTreeMap<Arc<str>, Encoded>; 5],
+    manifest: Option<Arc<Manifest>>,
+    /// From which its own resources were made. While somebody holds them, others that do the same find them.
+    _roles: Vec<Arc<Made<Duty, Role>>>,
+    own: Arc<Set>,
+    endpoints: Vec<Arc<Encoded>>,
 }
 
 impl Snapshot {
@@ -167,33 +247,99 @@ impl Snapshot {
         Snapshot::default()
     }
 
-    /// Adds a resource; of two with one name, the later stays.
+    pub(crate) fn new(
+        manifest: Arc<Manifest>,
+        roles: Vec<Arc<Made<Duty, Role>>>,
+        own: Arc<Set>,
+        mut endpoints: Vec<Arc<Encoded>>,
+    ) -> Snapshot {
+        endpoints.sort_by(|a, b| a.name.cmp(&b.name));
+        endpoints.dedup_by(|a, b| a.name == b.name);
+        Snapshot { manifest: Some(manifest), _roles: roles, own, endpoints }
+    }
+
+    /// Adds a resource to the proxy's own; of two with one name, the later stays.
     pub fn insert<M: Named>(&mut self, message: &M) {
-        self.insert_encoded(M::TYPE, message.resource_name(), Encoded::of(message));
+        self.put(Arc::new(Encoded::of(message)));
     }
 
     pub fn insert_encoded(&mut self, kind: Type, name: &str, resource: Encoded) {
-        self.types[kind.index()].insert(name.into(), resource);
+        self.put(Arc::new(Encoded { kind, name: name.into(), ..resource }));
     }
 
-    pub fn get(&self, kind: Type, name: &str) -> Option<&Encoded> {
-        self.types[kind.index()].get(name)
+    fn put(&mut self, resource: Arc<Encoded>) {
+        match resource.kind {
+            Type::Endpoint => put(&mut self.endpoints, resource),
+            _ => Arc::make_mut(&mut self.own).put(resource),
+        }
+    }
+
+    /// Puts another assignment in the place of one that is there. False when there is none of this name, or it says the
+    /// same.
+    pub(crate) fn reassign(&mut self, assignment: &Arc<Encoded>) -> bool {
+        let place = self.endpoints.binary_search_by(|other| other.name.cmp(&assignment.name));
+        let Some(before) = place.ok().and_then(|place| self.endpoints.get_mut(place)) else { return false };
+        let differs = before.version != assignment.version;
+        *before = assignment.clone();
+        differs
+    }
+
+    fn shared(&self, kind: Type) -> &[Arc<Encoded>] {
+        match &self.manifest {
+            Some(manifest) => manifest.result().map_or(&[], |outwards| outwards.resources.of(kind)),
+            None => &[],
+        }
+    }
+
+    pub fn get(&self, kind: Type, name: &str) -> Option<&Arc<Encoded>> {
+        match kind {
+            Type::Endpoint => find(&self.endpoints, name),
+            _ => find(self.shared(kind), name).or_else(|| find(self.own.of(kind), name)),
+        }
     }
 
     pub fn names(&self, kind: Type) -> impl Iterator<Item = &Arc<str>> {
-        self.types[kind.index()].keys()
+        self.iter(kind).map(|resource| &resource.name)
     }
 
-    pub fn iter(&self, kind: Type) -> impl Iterator<Item = (&Arc<str>, &Encoded)> {
-        self.types[kind.index()].iter()
+    /// Sorted by name.
+    pub fn iter(&self, kind: Type) -> impl Iterator<Item = &Arc<Encoded>> {
+        let (shared, own): (&[Arc<Encoded>], &[Arc<Encoded>]) = match kind {
+            Type::Endpoint => (&self.endpoints, &[]),
+            _ => (self.shared(kind), self.own.of(kind)),
+        };
+        Merged { shared, own }
     }
 
     pub fn len(&self, kind: Type) -> usize {
-        self.types[kind.index()].len()
+        self.iter(kind).count()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.types.iter().all(BTreeMap::is_empty)
+        Type::ALL.into_iter().all(|kind| self.iter(kind).next().is_none())
+    }
+
+    /// The names under which the two differ, with their types. Parts that are one and the same are not looked at.
+    pub(crate) fn differences<'a>(&'a self, other: &'a Snapshot) -> Vec<&'a Arc<Encoded>> {
+        let mut found = Vec::new();
+        let same_manifest = match (&self.manifest, &other.manifest) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        let same_own = Arc::ptr_eq(&self.own, &other.own);
+        for kind in Type::ALL {
+            if kind == Type::Endpoint {
+                differences(&self.endpoints, &other.endpoints, &mut found);
+                continue;
+            }
+            if !same_manifest {
+                differences(self.shared(kind), other.shared(kind), &mut found);
+            }
+            if !same_own {
+                differences(self.own.of(kind), other.own.of(kind), &mut found);
+            }
+        }
+        found
     }
 
     /// The resources as messages, for a person who looks at them; private keys are left out.
@@ -203,7 +349,69 @@ impl Snapshot {
             let any = response.resources.into_iter().next()?.resource?;
             M::decode(any.value.as_slice()).ok()
         };
-        self.iter(M::TYPE).filter_map(|(_, resource)| body(&resource.chunk)).collect()
+        self.iter(M::TYPE).filter_map(|resource| body(&resource.chunk)).collect()
+    }
+}
+
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Snapshot) -> bool {
+        Type::ALL.into_iter().all(|kind| self.iter(kind).eq(other.iter(kind)))
+    }
+}
+
+impl Eq for Snapshot {}
+
+/// Two sorted lists as one; what is shared stands for both of one name.
+struct Merged<'a> {
+    shared: &'a [Arc<Encoded>],
+    own: &'a [Arc<Encoded>],
+}
+
+impl<'a> Iterator for Merged<'a> {
+    type Item = &'a Arc<Encoded>;
+
+    fn next(&mut self) -> Option<&'a Arc<Encoded>> {
+        let order = match (self.shared.first(), self.own.first()) {
+            (Some(shared), Some(own)) => shared.name.cmp(&own.name),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        if order != Ordering::Less {
+            let (own, rest) = self.own.split_first()?;
+            self.own = rest;
+            if order == Ordering::Greater {
+                return Some(own);
+            }
+        }
+        let (shared, rest) = self.shared.split_first()?;
+        self.shared = rest;
+        Some(shared)
+    }
+}
+
+/// What only one of two sorted lists has, or each in another version.
+fn differences<'a>(a: &'a [Arc<Encoded>], b: &'a [Arc<Encoded>], found: &mut Vec<&'a Arc<Encoded>>) {
+    let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
+    loop {
+        let order = match (a.peek(), b.peek()) {
+            (None, None) => return,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(x), Some(y)) if Arc::ptr_eq(x, y) => {
+                a.next();
+                b.next();
+                continue;
+            }
+            (Some(x), Some(y)) => x.name.cmp(&y.name),
+        };
+        match order {
+            Ordering::Less => found.extend(a.next()),
+            Ordering::Greater => found.extend(b.next()),
+            Ordering::Equal => {
+                let (x, y) = (a.next(), b.next());
+                found.extend(x.filter(|x| y.is_some_and(|y| x.version != y.version)));
+            }
+        }
     }
 }
 
@@ -234,7 +442,8 @@ mod tests {
         let response = Chunks::decode(encoded.chunk.clone()).expect("a response");
         assert_eq!(response.resources.len(), 1);
         assert_eq!(response.resources[0].name, "web");
-        assert_eq!(response.resources[0].version, *encoded.version);
+        assert_eq!(response.resources[0].version, encoded.version.to_string());
+        assert_eq!(Version::parse(&response.resources[0].version), Some(encoded.version));
         let mut snapshot = Snapshot::empty();
         snapshot.insert(&cluster);
         assert_eq!(snapshot.decode::<Cluster>(), [cluster]);

@@ -6,7 +6,6 @@ use crate::{
     Identity,
     envoy::{ads, any, exact, extension, inline, yes},
     names,
-    snapshot::Snapshot,
 };
 use envoy_types::pb::envoy::{
     config::core::v3::{TransportSocket, transport_socket::ConfigType},
@@ -21,32 +20,21 @@ use envoy_types::pb::envoy::{
     },
 };
 use shared_policy::kinds::tls::{Parameters, Version};
-use std::{cell::Cell, collections::BTreeMap};
+use std::collections::BTreeMap;
 use zone_index::DestinationTls;
 
 /// Proxies of the mesh know each other by this protocol name.
 pub(crate) const ALPN: &str = "kuma";
 
-/// The means of a proxy that has an identity.
+/// The means of a proxy that has an identity and somebody to trust.
 pub(crate) struct Transport<'a> {
     mesh: &'a str,
-    identity: &'a Identity,
-    trust: &'a BTreeMap<String, Vec<String>>,
-    parameters: Parameters,
-    used: Cell<bool>,
+    parameters: &'a Parameters,
 }
 
 impl<'a> Transport<'a> {
-    /// `None` when there is nothing to show, or nobody to trust.
-    pub fn new(
-        mesh: &'a str,
-        identity: Option<&'a Identity>,
-        trust: &'a BTreeMap<String, Vec<String>>,
-        parameters: Parameters,
-    ) -> Option<Self> {
-        let trusts = trust.values().any(|authorities| !authorities.is_empty());
-        let identity = identity.filter(|_| trusts)?;
-        Some(Transport { mesh, identity, trust, parameters, used: Cell::new(false) })
+    pub fn new(mesh: &'a str, parameters: &'a Parameters) -> Self {
+        Transport { mesh, parameters }
     }
 
     /// For connections that come in: the caller must show a certificate that is trusted.
@@ -89,7 +77,6 @@ impl<'a> Transport<'a> {
     }
 
     fn common(&self, trust: ValidationContextType, client: bool) -> CommonTlsContext {
-        self.used.set(true);
         CommonTlsContext {
             tls_params: self.parameters(client),
             tls_certificate_sds_secret_configs: vec![secret_config(names::identity_cert(self.mesh))],
@@ -107,7 +94,7 @@ impl<'a> Transport<'a> {
             Version::Tls12 => TlsProtocol::TlSv12,
             Version::Tls13 => TlsProtocol::TlSv13,
         };
-        let Parameters { min, max, ciphers } = &self.parameters;
+        let Parameters { min, max, ciphers } = self.parameters;
         let auto = if client { TlsProtocol::TlSv13 } else { TlsProtocol::TlsAuto };
         let max = max.filter(|max| *max != Version::Auto).map_or(auto, version);
         let params = TlsParameters {
@@ -118,42 +105,37 @@ impl<'a> Transport<'a> {
         };
         (params != TlsParameters::default()).then_some(params)
     }
+}
 
-    /// The secrets, when something refers to them.
-    pub fn finish(self, snapshot: &mut Snapshot) {
-        if !self.used.get() {
-            return;
-        }
-        let certificate = TlsCertificate {
-            certificate_chain: Some(inline(&self.identity.chain_pem)),
-            private_key: Some(inline(&self.identity.key_pem)),
-            ..TlsCertificate::default()
-        };
-        snapshot.insert(&Secret {
-            name: names::identity_cert(self.mesh),
-            r#type: Some(secret::Type::TlsCertificate(certificate)),
-        });
-        let domains = self.trust.iter().filter(|(_, authorities)| !authorities.is_empty());
-        let bundle = |authorities: &[String]| {
-            authorities.iter().map(|pem| format!("{}\n", pem.trim_end())).collect::<String>()
-        };
-        let trust_domains = domains
-            .map(|(name, authorities)| TrustDomain {
-                name: name.clone(),
-                trust_bundle: Some(inline(&bundle(authorities))),
-                ..TrustDomain::default()
-            })
-            .collect();
-        let validator = SpiffeCertValidatorConfig { trust_domains, ..SpiffeCertValidatorConfig::default() };
-        let context = CertificateValidationContext {
-            custom_validator_config: Some(extension("envoy.tls.cert_validator.spiffe", &validator)),
-            ..CertificateValidationContext::default()
-        };
-        snapshot.insert(&Secret {
-            name: names::TRUST_BUNDLE.to_owned(),
-            r#type: Some(secret::Type::ValidationContext(context)),
-        });
-    }
+/// What the proxy shows.
+pub(crate) fn certificate(mesh: &str, identity: &Identity) -> Secret {
+    let certificate = TlsCertificate {
+        certificate_chain: Some(inline(&identity.chain_pem)),
+        private_key: Some(inline(&identity.key_pem)),
+        ..TlsCertificate::default()
+    };
+    Secret { name: names::identity_cert(mesh), r#type: Some(secret::Type::TlsCertificate(certificate)) }
+}
+
+/// Whom the proxies of a mesh trust.
+pub(crate) fn bundle(trust: &BTreeMap<String, Vec<String>>) -> Secret {
+    let domains = trust.iter().filter(|(_, authorities)| !authorities.is_empty());
+    let bundle = |authorities: &[String]| {
+        authorities.iter().map(|pem| format!("{}\n", pem.trim_end())).collect::<String>()
+    };
+    let trust_domains = domains
+        .map(|(name, authorities)| TrustDomain {
+            name: name.clone(),
+            trust_bundle: Some(inline(&bundle(authorities))),
+            ..TrustDomain::default()
+        })
+        .collect();
+    let validator = SpiffeCertValidatorConfig { trust_domains, ..SpiffeCertValidatorConfig::default() };
+    let context = CertificateValidationContext {
+        custom_validator_config: Some(extension("envoy.tls.cert_validator.spiffe", &validator)),
+        ..CertificateValidationContext::default()
+    };
+    Secret { name: names::TRUST_BUNDLE.to_owned(), r#type: Some(secret::Type::ValidationContext(context)) }
 }
 
 fn secret_config(name: String) -> SdsSecretConfig {

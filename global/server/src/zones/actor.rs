@@ -4,6 +4,7 @@
 //! gets a new actor: that is the supervision, with the zone's own pause between attempts.
 use super::{
     handle::{Ask, Stop},
+    inventory::Update,
     session::{BEAT_EVERY, Effect, Event, ZoneSession},
     state::Connection,
     submission::{self, Admitted},
@@ -26,17 +27,18 @@ use std::{
 use tokio::sync::{mpsc, mpsc::error::TrySendError, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
+use tracing::{Instrument as _, field::Empty};
 
 /// What travels to a zone and has not left yet. A zone that does not read loses its link.
 pub const OUTBOX: usize = 256;
-/// Submissions of a zone that wait to be stored.
-const SUBMISSIONS: usize = 4_096;
+/// Submissions of a zone that wait to be stored. A zone waits for the answers to some tens of them.
+const SUBMISSIONS: usize = 1_024;
 /// Submissions that are put to the catalog together.
 const TOGETHER: usize = 64;
 
 pub type Outbox = mpsc::Sender<Result<ToZone, Status>>;
 /// Says why the token that opened a link holds no more.
-pub type TokenCheck = Box<dyn Fn() -> Result<(), String> + Send>;
+pub type TokenCheck = Box<dyn FnMut() -> Result<(), String> + Send>;
 
 /// What an actor needs of its house.
 #[derive(Clone)]
@@ -108,11 +110,20 @@ impl ZoneActor {
             },
             Effect::Answered(reply) => self.held.attached.answered(reply),
             Effect::Heard(revision) => self.held.connection.beat(revision),
-            Effect::Progress(reports) => self.held.connection.progress(reports),
+            Effect::Progress(reports) => {
+                let newest = self.house.consensus.catalog().borrow().revision();
+                self.held.connection.progress(reports, newest);
+            }
             Effect::Inventory(message) => {
-                if let Err(reason) = self.held.connection.inventory(message) {
-                    self.close(&reason, ctx);
-                }
+                // Thousands of documents: read elsewhere, while this link waits and the others on this thread do not.
+                let zone = self.held.connection.zone().to_owned();
+                let read = tokio::task::spawn_blocking(move || Update::read(&zone, message)).into_actor(self);
+                ctx.wait(read.map(|update, actor, ctx| {
+                    let update = update.map_err(|panic| format!("its inventory cannot be read: {panic}"));
+                    if let Err(reason) = update.and_then(|update| actor.held.connection.inventory(update)) {
+                        actor.close(&reason, ctx);
+                    }
+                }));
             }
             Effect::Submit(submit) => {
                 if self.submissions.try_send(submit).is_err() {
@@ -243,14 +254,16 @@ async fn store(house: House, zone: String, mut waiting: mpsc::Receiver<Submit>, 
 
 async fn propose(house: &House, zone: &str, outbox: &Outbox, batch: Vec<(u64, Command)>) {
     let proposals = batch.into_iter().map(|(id, command)| async move {
-        let stored = match house.consensus.propose(command).await {
+        let span = tracing::debug_span!("submission", zone, id, revision = Empty);
+        let stored = match house.consensus.propose(command).instrument(span.clone()).await {
             Ok(shared_catalog::Outcome::Refused(refusal)) => Err(refusal.to_string()),
             Ok(outcome) => Ok(outcome.revision().unwrap_or_default()),
             Err(error) => Err(error.to_string()),
         };
         house.metrics.submitted(stored.is_ok());
-        if let Err(reason) = &stored {
-            tracing::warn!(zone, reason, "a submission of a zone is not stored");
+        match &stored {
+            Ok(revision) => drop(span.record("revision", revision.0)),
+            Err(reason) => tracing::warn!(zone, reason, "a submission of a zone is not stored"),
         }
         answer(outbox, id, stored).await;
     });

@@ -5,6 +5,11 @@ use serde_json::Value;
 use shared_model::{Resource, kind, labels};
 use std::{collections::BTreeMap, sync::Arc};
 
+/// The largest proxy that is taken, in bytes of its two documents. A usual one has two or three thousand.
+const PROXY_MAX: usize = 256 << 10;
+/// How much a zone may tell in all, in bytes of documents: a hundred thousand usual proxies.
+const WHOLE_MAX: usize = 256 << 20;
+
 /// One proxy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Proxy {
@@ -13,6 +18,30 @@ pub struct Proxy {
     /// Its name at global where the plain one is not enough.
     pub hashed: String,
     pub insight: Option<Arc<Value>>,
+    /// Of its documents, in bytes.
+    size: usize,
+}
+
+/// A message whose documents are read: the work that is done before anybody is kept waiting.
+#[derive(Debug)]
+pub struct Update {
+    sequence: u64,
+    complete: bool,
+    removed: Vec<Name>,
+    entries: Vec<(Name, Result<Proxy, String>)>,
+}
+
+impl Update {
+    pub fn read(zone: &str, message: Message) -> Update {
+        let Message { sequence, complete, removed, upserts } = message;
+        let entry = |entry: ProxyEntry| ((entry.mesh.clone(), entry.name.clone()), read(zone, &entry));
+        Update {
+            sequence,
+            complete,
+            removed: removed.into_iter().map(|gone| (gone.mesh, gone.name)).collect(),
+            entries: upserts.into_iter().map(entry).collect(),
+        }
+    }
 }
 
 /// Mesh and name.
@@ -22,6 +51,8 @@ type Name = (String, String);
 pub struct Inventory {
     proxies: BTreeMap<Name, Proxy>,
     by_hash: BTreeMap<Name, Name>,
+    /// Of all documents, in bytes.
+    size: usize,
     sequence: u64,
     /// The whole has come on the present stream.
     complete: bool,
@@ -34,36 +65,37 @@ impl Inventory {
         self.complete = false;
     }
 
-    /// Takes a message of `zone`. The reason of an error closes the link; a proxy that cannot be read is left out, and
+    /// Takes the next message. The reason of an error closes the link; a proxy that cannot be read is left out, and
     /// named in the answer.
-    pub fn take(&mut self, zone: &str, message: Message) -> Result<Vec<String>, String> {
+    pub fn take(&mut self, update: Update) -> Result<Vec<String>, String> {
         let first = self.sequence == 0 && !self.complete;
-        if !first && message.sequence != self.sequence + 1 {
-            return Err(format!("inventory {} came after {}", message.sequence, self.sequence));
+        if !first && update.sequence != self.sequence.wrapping_add(1) {
+            return Err(format!("inventory {} came after {}", update.sequence, self.sequence));
         }
-        if message.complete {
+        if update.complete {
             self.proxies.clear();
             self.by_hash.clear();
+            self.size = 0;
             self.complete = true;
         } else if !self.complete {
             return Err("the first inventory of a link is not the whole".to_owned());
         }
-        self.sequence = message.sequence;
-        for gone in message.removed {
-            self.remove(&(gone.mesh, gone.name));
+        self.sequence = update.sequence;
+        for gone in update.removed {
+            self.remove(&gone);
         }
         let mut problems = Vec::new();
-        for entry in message.upserts {
-            let name = (entry.mesh.clone(), entry.name.clone());
-            match read(zone, &entry) {
-                Ok(proxy) => {
+        for (name, proxy) in update.entries {
+            self.remove(&name);
+            let fits = |proxy: &Proxy| self.size + proxy.size <= WHOLE_MAX;
+            match proxy {
+                Ok(proxy) if fits(&proxy) => {
+                    self.size += proxy.size;
                     self.by_hash.insert((name.0.clone(), proxy.hashed.clone()), name.clone());
                     self.proxies.insert(name, proxy);
                 }
-                Err(reason) => {
-                    problems.push(format!("{}/{}: {reason}", name.0, name.1));
-                    self.remove(&name);
-                }
+                Ok(_) => problems.push(format!("{}/{}: the zone has told too much already", name.0, name.1)),
+                Err(reason) => problems.push(format!("{}/{}: {reason}", name.0, name.1)),
             }
         }
         Ok(problems)
@@ -83,12 +115,17 @@ impl Inventory {
 
     fn remove(&mut self, name: &Name) {
         if let Some(proxy) = self.proxies.remove(name) {
+            self.size -= proxy.size;
             self.by_hash.remove(&(name.0.clone(), proxy.hashed));
         }
     }
 }
 
 fn read(zone: &str, entry: &ProxyEntry) -> Result<Proxy, String> {
+    let size = entry.dataplane.len() + entry.insight.len();
+    if size > PROXY_MAX {
+        return Err(format!("it has {size} bytes, {PROXY_MAX} are allowed"));
+    }
     let document = serde_json::from_slice(&entry.dataplane).map_err(|error| format!("not JSON: {error}"))?;
     let mut dataplane = Resource::from_json(&document)
         .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
@@ -110,6 +147,7 @@ fn read(zone: &str, entry: &ProxyEntry) -> Result<Proxy, String> {
         hashed: naming::hashed(&dataplane),
         dataplane: Arc::new(dataplane),
         insight: insight.map(Arc::new),
+        size,
     })
 }
 
@@ -135,6 +173,10 @@ mod tests {
         Message { sequence, complete: true, upserts, removed: Vec::new() }
     }
 
+    fn take(inventory: &mut Inventory, message: Message) -> Result<Vec<String>, String> {
+        inventory.take(Update::read("east", message))
+    }
+
     fn names(inventory: &Inventory) -> Vec<&str> {
         inventory.iter().map(|((_, name), _)| name.as_str()).collect()
     }
@@ -142,12 +184,12 @@ mod tests {
     #[test]
     fn deltas_follow_the_whole_in_order() {
         let mut inventory = Inventory::default();
-        assert_eq!(inventory.take("east", whole(1, &["a", "b"])), Ok(vec![]));
+        assert_eq!(take(&mut inventory, whole(1, &["a", "b"])), Ok(vec![]));
         let gone = ProxyName { mesh: "default".into(), name: "a".into() };
         let delta = Message { sequence: 2, complete: false, upserts: vec![entry("c")], removed: vec![gone] };
-        assert_eq!(inventory.take("east", delta.clone()), Ok(vec![]));
+        assert_eq!(take(&mut inventory, delta.clone()), Ok(vec![]));
         assert_eq!(names(&inventory), ["b", "c"]);
-        assert!(inventory.take("east", Message { sequence: 4, ..delta }).is_err());
+        assert!(take(&mut inventory, Message { sequence: 4, ..delta }).is_err());
         let proxy = inventory.get("default", "c").expect("there").clone();
         assert_eq!(proxy.dataplane.zone(), Some("east"));
         assert_eq!(inventory.by_hash("default", &proxy.hashed), Some(&proxy));
@@ -156,11 +198,11 @@ mod tests {
     #[test]
     fn a_new_stream_begins_with_the_whole_and_forgets_nothing_before() {
         let mut inventory = Inventory::default();
-        assert!(inventory.take("east", Message { sequence: 1, ..Message::default() }).is_err());
-        inventory.take("east", whole(1, &["a"])).expect("taken");
+        assert!(take(&mut inventory, Message { sequence: 1, ..Message::default() }).is_err());
+        take(&mut inventory, whole(1, &["a"])).expect("taken");
         inventory.restart();
         assert_eq!(names(&inventory), ["a"]);
-        inventory.take("east", whole(1, &["b"])).expect("taken");
+        take(&mut inventory, whole(1, &["b"])).expect("taken");
         assert_eq!(names(&inventory), ["b"]);
     }
 
@@ -169,7 +211,25 @@ mod tests {
         let mut inventory = Inventory::default();
         let mut message = whole(1, &["a", "b"]);
         message.upserts[0].dataplane = b"{}".as_slice().into();
-        assert_eq!(inventory.take("east", message).expect("taken").len(), 1);
+        assert_eq!(take(&mut inventory, message).expect("taken").len(), 1);
         assert_eq!(names(&inventory), ["b"]);
+    }
+
+    #[test]
+    fn memory_is_bounded_by_proxy_and_by_zone() {
+        let mut inventory = Inventory::default();
+        let mut message = whole(1, &["a", "b"]);
+        message.upserts[0].insight = vec![b' '; PROXY_MAX].into();
+        assert!(take(&mut inventory, message).expect("taken")[0].contains("262144 are allowed"));
+        assert_eq!(names(&inventory), ["b"]);
+        inventory.size += WHOLE_MAX - inventory.size;
+        let more = Message { complete: false, ..whole(2, &["b", "c"]) };
+        assert!(
+            take(&mut inventory, more).expect("taken")[0].contains("default/c: the zone has told too much")
+        );
+        // What is known may still change, and go.
+        assert_eq!(names(&inventory), ["b"]);
+        assert_eq!(take(&mut inventory, whole(3, &["c"])), Ok(vec![]));
+        assert_eq!(inventory.size, entry("c").dataplane.len() + entry("c").insight.len());
     }
 }

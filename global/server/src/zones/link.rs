@@ -24,7 +24,7 @@ use shared_identity::{
     names::Purpose,
     token::{self, VerificationKeys, ZoneClaims},
 };
-use shared_model::{Resource, ResourceKey, kind, names};
+use shared_model::{Resource, ResourceKey, Revision, Timestamp, kind, names};
 use shared_raft::LEARNER_BIT;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc};
@@ -37,6 +37,8 @@ pub use super::actor::House;
 const SCOPE: &str = "cp";
 /// A zone that has not said hello by then is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What a zone may say of its process, in bytes.
+const WORD_MAX: usize = 256;
 /// Requests of Raft that wait for the stream. openraft has one or two on their way.
 const RAFT_WAITING: usize = 8;
 
@@ -190,6 +192,10 @@ impl Inner {
         if let Some(problem) = names::check_mesh("zone", &hello.zone) {
             return Err(Turned("hello", Status::invalid_argument(problem.to_string())));
         }
+        if hello.instance.len().max(hello.version.len()).max(hello.cluster_id.len()) > WORD_MAX {
+            let reason = format!("the hello has a field of more than {WORD_MAX} bytes");
+            return Err(Turned("hello", Status::invalid_argument(reason)));
+        }
         if claims.zone != hello.zone {
             let reason = format!("the token is for zone {:?}, not for {:?}", claims.zone, hello.zone);
             return Err(Turned("zone", Status::permission_denied(reason)));
@@ -234,10 +240,21 @@ impl Inner {
         Ok(())
     }
 
-    /// Asked with every beat: a token that is revoked or expires ends its link.
+    /// Asked with every beat: a token that is revoked or expires ends its link. What makes it hold is in the catalog and in
+    /// the clock, so the signature is checked again only when a revision was made.
     fn token_check(&self, token: String) -> TokenCheck {
         let house = self.house.clone();
-        Box::new(move || verify::<ZoneClaims>(&house, &token).map(|_| ()).map_err(|error| error.to_string()))
+        let mut held: Option<(Revision, Timestamp)> = None;
+        Box::new(move || {
+            let (revision, now) = (house.consensus.catalog().borrow().revision(), shared_node::time::now());
+            if held.is_some_and(|(checked, expires)| checked == revision && now < expires) {
+                return Ok(());
+            }
+            let (_, expires) = token::verify_until::<ZoneClaims>(&token, &zone_keys(&house), now)
+                .map_err(|error| error.to_string())?;
+            held = Some((revision, expires));
+            Ok(())
+        })
     }
 }
 

@@ -22,6 +22,10 @@ use std::{
 /// Revisions whose progress is kept: those that somebody may still watch.
 pub const KEPT: usize = 1_024;
 
+/// What is kept of a proxy's reason, and of a name, in characters. Envoy's reasons are a line or two.
+const REASON_MAX: usize = 2_000;
+const NAME_MAX: usize = 253;
+
 /// Refusals that are shown of one revision in one zone. A policy that every proxy refuses is understood from a few.
 const REFUSALS_KEPT: usize = 100;
 
@@ -85,14 +89,21 @@ impl Progress {
         self.beat = revision;
     }
 
-    pub fn beat(&mut self, revision: Revision) {
+    /// Answers whether that changes what can be said of any revision.
+    pub fn beat(&mut self, revision: Revision) -> bool {
+        let before = (self.settled, self.beat);
         self.settled = self.beat.min(revision);
         self.beat = revision;
+        before != (self.settled, self.beat)
     }
 
-    /// Takes a report. Answers how long the revision took, the first time that it is complete and touched somebody.
+    /// Takes a report. Answers how long the revision took, the first time that it is complete and touched somebody. A
+    /// revision that was never committed is none.
     pub fn reported(&mut self, said: RevisionProgress, commits: &Commits, now: Instant) -> Option<Duration> {
         let revision = Revision(said.revision);
+        if revision > commits.newest {
+            return None;
+        }
         let before = self.reports.get(&revision);
         let known = before.and_then(|report| report.took);
         let took = match said.pending {
@@ -106,7 +117,11 @@ impl Progress {
             acknowledged: said.acknowledged,
             pending: said.pending,
             refused: refused
-                .map(|r| ProxyRefusal { mesh: r.mesh, proxy: r.proxy, reason: r.reason })
+                .map(|r| ProxyRefusal {
+                    mesh: cut(r.mesh, NAME_MAX),
+                    proxy: cut(r.proxy, NAME_MAX),
+                    reason: cut(r.reason, REASON_MAX),
+                })
                 .collect(),
             took,
         };
@@ -144,6 +159,14 @@ impl Progress {
             status.done = status.applied;
         }
         status
+    }
+}
+
+fn cut(text: String, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        // A slice of a large message must not keep all of it alive.
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
@@ -206,6 +229,14 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_says_nothing_of_revisions_to_come() {
+        let mut script = Script::new();
+        script.commit(5, 0);
+        assert_eq!(script.report(said(u64::MAX, 1, 0), 1), None);
+        assert!(!script.done(6) && !script.progress.of("east", true, Revision(6)).applied);
+    }
+
+    #[test]
     fn a_revision_that_touches_nobody_is_done_but_not_measured() {
         let mut script = Script::new();
         script.commit(5, 0);
@@ -217,6 +248,7 @@ mod tests {
     #[test]
     fn a_revision_without_a_report_follows_the_next_later_one() {
         let mut script = Script::new();
+        script.commit(8, 0);
         script.report(said(7, 3, 1), 0);
         assert!(!script.done(6));
         script.report(said(7, 3, 0), 1);
@@ -240,6 +272,7 @@ mod tests {
     #[test]
     fn a_restarted_zone_is_not_held_to_proxies_of_its_earlier_life() {
         let mut script = Script::new();
+        script.commit(5, 0);
         script.report(said(5, 2, 1), 0);
         script.progress.linked(Revision(5), false);
         assert!(!script.done(5));
@@ -251,13 +284,19 @@ mod tests {
     #[test]
     fn memory_is_bounded_by_revisions_and_by_refusals() {
         let mut script = Script::new();
-        let refused = vec![Refusal { mesh: "m".into(), proxy: "p".into(), reason: "no".into() }; 500];
+        let refusal = |reason: &str| Refusal { mesh: "m".into(), proxy: "p".into(), reason: reason.into() };
+        let refused = vec![refusal("no"); 500];
         for revision in 1..=3 * KEPT as u64 {
             script.commit(revision, 0);
             script.report(RevisionProgress { refused: refused.clone(), ..said(revision, 1, 0) }, 0);
         }
         assert_eq!((script.progress.reports.len(), script.commits.seen.len()), (KEPT, KEPT));
-        assert_eq!(script.progress.of("east", true, Revision(3 * KEPT as u64)).refused.len(), REFUSALS_KEPT);
+        let newest = 3 * KEPT as u64;
+        assert_eq!(script.progress.of("east", true, Revision(newest)).refused.len(), REFUSALS_KEPT);
+        let refused = vec![refusal(&"ü".repeat(10_000))];
+        script.report(RevisionProgress { refused, ..said(newest, 1, 0) }, 0);
+        let shown = script.progress.of("east", true, Revision(newest)).refused;
+        assert_eq!(shown[0].reason.chars().count(), REASON_MAX + 1);
         assert!(script.done(1));
     }
 }

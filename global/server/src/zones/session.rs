@@ -7,8 +7,8 @@
 //!
 //! A link is alive by what it carries: a zone that has not sent a beat for three seconds is gone, whatever TCP says.
 use proto::link::{
-    Beat, Call, CallReply, FromZone, Inventory, RaftReply, RaftRequest, RevisionProgress, Submit, from_zone,
-    to_zone,
+    Beat, Call, CallReply, FromZone, Inventory, RaftReply, RaftRequest, RevisionProgress, Submit, Submitted,
+    from_zone, submit::Change, to_zone,
 };
 use shared_model::Revision;
 use std::{
@@ -22,6 +22,11 @@ pub const BEAT_EVERY: Duration = Duration::from_secs(1);
 pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Questions that may be open on one link.
 const CALLS_MAX: usize = 64;
+/// Messages that a zone may send between two of our beats. One that says everything anew sends some hundreds; all zones
+/// are heard by one thread.
+const MESSAGES_MAX: u32 = 20_000;
+/// The largest resource that a zone may submit, in bytes. A MeshTrust with many authorities has some thousands.
+const SUBMISSION_MAX: usize = 256 << 10;
 /// How long a zone may take to answer a question.
 const CALL_MAX: Duration = Duration::from_secs(10);
 
@@ -70,12 +75,14 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct ZoneSession {
     last_beat: Instant,
+    /// Since our last beat.
+    messages: u32,
     calls: BTreeMap<u64, Instant>,
 }
 
 impl ZoneSession {
     pub fn new(now: Instant) -> Self {
-        ZoneSession { last_beat: now, calls: BTreeMap::new() }
+        ZoneSession { last_beat: now, messages: 0, calls: BTreeMap::new() }
     }
 
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
@@ -89,6 +96,11 @@ impl ZoneSession {
     }
 
     fn message(&mut self, message: FromZone, now: Instant) -> Vec<Effect> {
+        self.messages += 1;
+        if self.messages > MESSAGES_MAX {
+            let reason = format!("it sends more than {MESSAGES_MAX} messages between two beats");
+            return vec![Effect::Close(reason)];
+        }
         let effect = match message.kind {
             Some(from_zone::Kind::Hello(_)) => Effect::Close("a second hello came".to_owned()),
             Some(from_zone::Kind::Raft(reply)) => Effect::Answered(reply),
@@ -98,6 +110,12 @@ impl ZoneSession {
             }
             Some(from_zone::Kind::Progress(progress)) => Effect::Progress(progress.revisions),
             Some(from_zone::Kind::Inventory(inventory)) => Effect::Inventory(inventory),
+            Some(from_zone::Kind::Submit(Submit { id, change: Some(Change::Put(bytes)) }))
+                if bytes.len() > SUBMISSION_MAX =>
+            {
+                let error = format!("the resource has {} bytes, {SUBMISSION_MAX} are allowed", bytes.len());
+                Effect::Send(to_zone::Kind::Submitted(Submitted { id, revision: 0, error }))
+            }
             Some(from_zone::Kind::Submit(submit)) => Effect::Submit(submit),
             Some(from_zone::Kind::Reply(reply)) => match self.calls.remove(&reply.id) {
                 Some(_) => Effect::Reply { ticket: reply.id, reply },
@@ -118,6 +136,7 @@ impl ZoneSession {
         if silence >= SILENCE_MAX {
             return vec![Effect::Close(format!("no beat for {:.1} s", silence.as_secs_f64()))];
         }
+        self.messages = 0;
         let mut effects = vec![Effect::Send(to_zone::Kind::Beat(Beat { revision: revision.0 }))];
         let late = self.calls.extract_if(.., |_, asked| now.saturating_duration_since(*asked) >= CALL_MAX);
         effects.extend(late.map(|(ticket, _)| refused(ticket, 504, "the zone did not answer in time")));
@@ -199,6 +218,37 @@ mod tests {
         }
         let effects = session.on(question(1_000), start);
         assert!(matches!(&effects[0], Effect::Reply { ticket: 1_000, reply } if reply.status == 503));
+    }
+
+    #[test]
+    fn a_zone_that_floods_loses_its_link() {
+        let start = Instant::now();
+        let mut session = ZoneSession::new(start);
+        let beat = || from_zone(from_zone::Kind::Beat(Beat { revision: 1 }));
+        for _ in 0..3 {
+            for _ in 0..MESSAGES_MAX {
+                assert!(matches!(session.on(beat(), start)[..], [Effect::Heard(_)]));
+            }
+            tick(&mut session, start);
+        }
+        for _ in 0..MESSAGES_MAX {
+            session.on(beat(), start);
+        }
+        assert!(matches!(session.on(beat(), start)[..], [Effect::Close(_)]));
+    }
+
+    #[test]
+    fn a_submission_that_is_too_large_is_answered_and_not_kept() {
+        let start = Instant::now();
+        let mut session = ZoneSession::new(start);
+        let submit = |size: usize| {
+            let change = Some(Change::Put(vec![b' '; size].into()));
+            from_zone(from_zone::Kind::Submit(Submit { id: 7, change }))
+        };
+        assert!(matches!(session.on(submit(SUBMISSION_MAX), start)[..], [Effect::Submit(_)]));
+        let effects = session.on(submit(SUBMISSION_MAX + 1), start);
+        let [Effect::Send(to_zone::Kind::Submitted(answer))] = &effects[..] else { panic!("{effects:?}") };
+        assert!(answer.id == 7 && answer.error.contains("bytes"), "{answer:?}");
     }
 
     #[test]

@@ -2,21 +2,26 @@
 use super::{
     handle::ZoneHandle,
     insight::{self, Insight},
-    inventory::{Inventory, Proxy},
+    inventory::{Inventory, Proxy, Update},
     progress::{Commits, Progress},
     session::Question,
+    trace::Traces,
 };
 use crate::metrics::Metrics;
-use proto::link::{CallReply, Hello, Inventory as InventoryMessage, RevisionProgress};
+use proto::link::{CallReply, Hello, RevisionProgress};
 use serde_json::Value;
 use shared_api::ZoneStatus;
 use shared_model::{Resource, Revision, Timestamp};
+use shared_node::telemetry::Cause;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
+
+/// Proxies of one message that are named in the log when they are left out.
+const NAMED: usize = 5;
 
 /// How long a link that is asked to end may take.
 const END_MAX: Duration = Duration::from_secs(2);
@@ -25,13 +30,15 @@ pub struct Zones {
     /// Names this process in what is shown.
     instance: String,
     state: Mutex<State>,
-    ticks: watch::Sender<u64>,
+    /// None once the control plane shuts down.
+    ticks: Mutex<Option<watch::Sender<u64>>>,
     metrics: Metrics,
 }
 
 struct State {
     zones: BTreeMap<String, Zone>,
     commits: Commits,
+    traces: Traces,
     next_link: u64,
     next_ticket: u64,
 }
@@ -68,14 +75,31 @@ impl Zones {
     /// `newest` is the revision that was there when the process started.
     pub fn new(instance: &str, newest: Revision, metrics: Metrics) -> Arc<Zones> {
         let commits = Commits::after(newest);
-        let state = State { zones: BTreeMap::new(), commits, next_link: 1, next_ticket: 1 };
-        let (state, ticks) = (Mutex::new(state), watch::Sender::new(0));
+        let (zones, traces) = (BTreeMap::new(), Traces::default());
+        let state = State { zones, commits, traces, next_link: 1, next_ticket: 1 };
+        let (state, ticks) = (Mutex::new(state), Mutex::new(Some(watch::Sender::new(0))));
         Arc::new(Zones { instance: instance.to_owned(), state, ticks, metrics })
     }
 
-    /// Counts up with everything that a reader of progress may care for.
+    /// Counts up with everything that a reader of progress may care for. Closed once the control plane shuts down.
     pub fn ticks(&self) -> watch::Receiver<u64> {
-        self.ticks.subscribe()
+        self.sender().as_ref().map_or_else(|| watch::channel(0).1, watch::Sender::subscribe)
+    }
+
+    /// Sends those away who wait for progress, and ends the traces.
+    pub fn end(&self) {
+        self.sender().take();
+        self.state().traces.end();
+    }
+
+    /// Goes on with the trace of a write in the zones that are connected.
+    pub fn follow(&self, revision: Revision, cause: &Cause) {
+        let mut state = self.state();
+        let State { zones, traces, .. } = &mut *state;
+        for (name, zone) in zones.iter().filter(|(_, zone)| zone.link.is_some()) {
+            traces.begin(revision, name, cause);
+            traces.heard(name, &zone.progress);
+        }
     }
 
     pub fn committed(&self, revision: Revision) {
@@ -242,7 +266,13 @@ impl Zones {
     }
 
     fn tick(&self) {
-        self.ticks.send_modify(|ticks| *ticks += 1);
+        if let Some(ticks) = self.sender().as_ref() {
+            ticks.send_modify(|ticks| *ticks += 1);
+        }
+    }
+
+    fn sender(&self) -> MutexGuard<'_, Option<watch::Sender<u64>>> {
+        self.ticks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -264,41 +294,50 @@ impl Connection {
 
     pub fn beat(&self, revision: Revision) {
         let now = shared_node::time::now();
-        self.with(|zone, _| {
-            zone.progress.beat(revision);
+        let changed = self.with(|zone, _, traces| {
             zone.insight.heard(now);
+            let changed = zone.progress.beat(revision);
+            traces.heard(&self.zone, &zone.progress);
+            changed
         });
-        self.zones.tick();
+        if changed == Some(true) {
+            self.zones.tick();
+        }
     }
 
-    pub fn progress(&self, reports: Vec<RevisionProgress>) {
+    /// `newest` is the newest revision here: a zone may report one before anybody else has taken notice of it.
+    pub fn progress(&self, reports: Vec<RevisionProgress>, newest: Revision) {
         let now = Instant::now();
-        self.with(|zone, commits| {
+        self.with(|zone, commits, traces| {
+            commits.committed(newest, now);
             for report in reports {
                 if let Some(took) = zone.progress.reported(report, commits, now) {
                     self.zones.metrics.acknowledged(&self.zone, took);
                 }
             }
+            traces.heard(&self.zone, &zone.progress);
         });
         self.zones.tick();
     }
 
     /// The reason of an error closes the link.
-    pub fn inventory(&self, message: InventoryMessage) -> Result<(), String> {
-        let taken =
-            self.with(|zone, _| zone.inventory.take(&self.zone, message)).unwrap_or(Ok(Vec::new()))?;
-        for problem in taken {
+    pub fn inventory(&self, update: Update) -> Result<(), String> {
+        let taken = self.with(|zone, _, _| zone.inventory.take(update)).unwrap_or(Ok(Vec::new()))?;
+        for problem in taken.iter().take(NAMED) {
             tracing::warn!(zone = self.zone, problem, "a proxy of the inventory is left out");
+        }
+        if let Some(more) = taken.len().checked_sub(NAMED).filter(|more| *more > 0) {
+            tracing::warn!(zone = self.zone, more, "more proxies of the inventory are left out");
         }
         Ok(())
     }
 
-    fn with<T>(&self, write: impl FnOnce(&mut Zone, &Commits) -> T) -> Option<T> {
+    fn with<T>(&self, write: impl FnOnce(&mut Zone, &mut Commits, &mut Traces) -> T) -> Option<T> {
         let mut state = self.zones.state();
-        let State { zones, commits, .. } = &mut *state;
+        let State { zones, commits, traces, .. } = &mut *state;
         let zone = zones.get_mut(&self.zone)?;
         zone.link.as_ref().filter(|link| link.id == self.id)?;
-        Some(write(zone, commits))
+        Some(write(zone, commits, traces))
     }
 }
 

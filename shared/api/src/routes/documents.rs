@@ -1,9 +1,9 @@
 //! What a writer sends: read strictly, judged by the rules, validated. A dry run is exactly this.
-use super::{Api, need_admin};
+use super::{Api, extract::Query, need_admin};
 use crate::{access::Caller, error::Refused, revision::WriteReply, rules};
 use axum::{
     Extension, Json,
-    extract::{Query, State, rejection::BytesRejection},
+    extract::{State, rejection::BytesRejection},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;

@@ -1,8 +1,8 @@
 //! Questions to a proxy itself: its configuration, counters and clusters, as Envoy tells them.
-use super::Api;
+use super::{Api, extract::Path};
 use crate::error::Refused;
 use axum::{
-    extract::{Path, RawQuery, State},
+    extract::{RawQuery, State},
     response::{IntoResponse, Response},
 };
 use http::header;

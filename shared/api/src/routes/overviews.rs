@@ -1,14 +1,11 @@
 //! Resources together with what is known of them at run time.
 use super::{
     Api,
+    extract::{Path, Query},
     resources::{self, Base, Pairs},
 };
 use crate::{backend::Backend, error::Refused, listing::Listing};
-use axum::{
-    Json, Router,
-    extract::{Path, Query, State},
-    routing::get,
-};
+use axum::{Json, Router, extract::State, routing::get};
 use serde_json::{Map, Value};
 use shared_model::{Kind, Resource, ResourceKey, kind};
 

@@ -1,9 +1,13 @@
 //! Reading, listing, writing and deleting resources of every kind.
-use super::{Api, documents, need_admin};
+use super::{
+    Api, documents,
+    extract::{Path, Query},
+    need_admin,
+};
 use crate::{access::Caller, error::Refused, listing::Listing, revision::WriteReply, rules};
 use axum::{
     Extension, Json, Router,
-    extract::{FromRequestParts, Path, Query, State, rejection::BytesRejection},
+    extract::{FromRequestParts, State, rejection::BytesRejection},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -17,7 +21,7 @@ use shared_model::{Kind, Kri, Resource, ResourceKey, Scope, kind};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The header that carries the revision of a write.
-const REVISION: HeaderName = HeaderName::from_static("weft-revision");
+pub const REVISION: HeaderName = HeaderName::from_static("weft-revision");
 
 type Body = Result<Bytes, BytesRejection>;
 type Of = &'static Kind;
@@ -57,10 +61,8 @@ impl FromRequestParts<Api> for Target {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut request::Parts, api: &Api) -> Result<Self, Refused> {
-        let bad = |text: String| Refused::invalid("", format!("the path cannot be read: {text}"));
-        let kind = *parts.extensions.get::<Of>().ok_or_else(|| bad("no kind".into()))?;
-        let params = Path::<BTreeMap<String, String>>::from_request_parts(parts, api).await;
-        let Path(mut params) = params.map_err(|rejection| bad(rejection.body_text()))?;
+        let kind = *parts.extensions.get::<Of>().expect("every route of a kind carries it");
+        let Path(mut params): Path<BTreeMap<String, String>> = Path::from_request_parts(parts, api).await?;
         let (mut mesh, mut name) = (params.remove("mesh"), params.remove("name"));
         if kind.name == kind::MESH {
             (mesh, name) = (None, mesh);

@@ -1,9 +1,12 @@
 //! How far a revision has come, with a long poll for those who wait.
-use super::Api;
+use super::{
+    Api,
+    extract::{Path, Query},
+};
 use crate::{error::Refused, revision::RevisionStatus};
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, header};

@@ -183,7 +183,9 @@ impl Dataplane {
         let mut problems = Vec::new();
         let net = &self.networking;
         let mut address = |path: String, text: &str| match text.parse::<IpAddr>() {
-            Ok(ip) if ip.is_unspecified() => problems.push(Problem::new(path, format!("{text:?} is no address of one host"))),
+            Ok(ip) if ip.is_unspecified() => {
+                problems.push(Problem::new(path, format!("{text:?} is no address of one host")))
+            }
             Ok(_) => {}
             Err(_) => problems.push(Problem::new(path, format!("{text:?} is not an IP address"))),
         };
@@ -207,15 +209,19 @@ impl Dataplane {
             if inbound.service_port == Some(0) {
                 problems.push(Problem::new(format!("{path}.servicePort"), "must be between 1 and 65535"));
             }
-            if let Some(text) = inbound.tags.get(labels::PROTOCOL).filter(|text| Protocol::parse(text).is_none()) {
-                let reason = format!("{text:?} is not a protocol: tcp, tls, http, http2, grpc, kafka or mysql");
+            if let Some(text) =
+                inbound.tags.get(labels::PROTOCOL).filter(|text| Protocol::parse(text).is_none())
+            {
+                let reason =
+                    format!("{text:?} is not a protocol: tcp, tls, http, http2, grpc, kafka or mysql");
                 problems.push(Problem::new(format!("{path}.tags[{:?}]", labels::PROTOCOL), reason));
             }
             let same = |other: &Inbound| {
                 other.port == inbound.port && self.inbound_address(other) == self.inbound_address(inbound)
             };
             if net.inbound[..i].iter().any(same) {
-                problems.push(Problem::new(format!("{path}.port"), format!("{} is served twice", inbound.port)));
+                problems
+                    .push(Problem::new(format!("{path}.port"), format!("{} is served twice", inbound.port)));
             }
         }
         for (i, outbound) in net.outbound.iter().enumerate() {
@@ -237,9 +243,13 @@ impl Dataplane {
                 }
                 _ => {}
             }
-            let same = |other: &Outbound| other.port == outbound.port && other.address() == outbound.address();
+            let same =
+                |other: &Outbound| other.port == outbound.port && other.address() == outbound.address();
             if net.outbound[..i].iter().any(same) {
-                problems.push(Problem::new(format!("{path}.port"), format!("{} is listened on twice", outbound.port)));
+                problems.push(Problem::new(
+                    format!("{path}.port"),
+                    format!("{} is listened on twice", outbound.port),
+                ));
             }
         }
         problems

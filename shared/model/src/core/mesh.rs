@@ -111,13 +111,21 @@ impl Mesh {
             ("logging", &self.logging, "write a MeshAccessLog"),
             ("metrics", &self.metrics, "write a MeshMetric"),
             ("networking", &self.networking, "write a MeshPassthrough"),
-            ("routing", &self.routing, "write a MeshLoadBalancingStrategy, and route external traffic with MeshExternalService"),
+            (
+                "routing",
+                &self.routing,
+                "write a MeshLoadBalancingStrategy, and route external traffic with MeshExternalService",
+            ),
             ("constraints", &self.constraints, "bind the dataplane token to tags instead"),
         ];
         for (path, value, advice) in gone {
-            let empty = value.as_ref().is_none_or(|v| v.is_null() || v.as_object().is_some_and(|o| o.is_empty()));
+            let empty =
+                value.as_ref().is_none_or(|v| v.is_null() || v.as_object().is_some_and(|o| o.is_empty()));
             if !empty {
-                problems.push(Problem::new(path, format!("is a setting of Kuma 2.x that has no effect here: {advice}")));
+                problems.push(Problem::new(
+                    path,
+                    format!("is a setting of Kuma 2.x that has no effect here: {advice}"),
+                ));
             }
         }
         let Some(mtls) = &self.mtls else { return problems };
@@ -127,10 +135,12 @@ impl Mesh {
                 problems.push(Problem::new(format!("{path}.name"), "cannot be empty"));
             }
             if mtls.backends[..i].iter().any(|other| other.name == backend.name) {
-                problems.push(Problem::new(format!("{path}.name"), format!("{:?} is there twice", backend.name)));
+                problems
+                    .push(Problem::new(format!("{path}.name"), format!("{:?} is there twice", backend.name)));
             }
             if backend.kind != "builtin" {
-                let reason = format!("{:?} is not supported: use \"builtin\", or a MeshIdentity", backend.kind);
+                let reason =
+                    format!("{:?} is not supported: use \"builtin\", or a MeshIdentity", backend.kind);
                 problems.push(Problem::new(format!("{path}.type"), reason));
             }
         }

@@ -120,7 +120,9 @@ impl MeshIdentity {
             let path = "provider.bundled.certificateParameters.expiry";
             problems.push(Problem::new(path, "must be at least 1m"));
         }
-        for (path, template) in [("spiffeID.trustDomain", self.trust_domain()), ("spiffeID.path", self.path())] {
+        for (path, template) in
+            [("spiffeID.trustDomain", self.trust_domain()), ("spiffeID.path", self.path())]
+        {
             if let Err(reason) = render(template, &|_| Some("x".to_owned()), &|_| Some("x".to_owned())) {
                 problems.push(Problem::new(path, reason));
             }
@@ -139,7 +141,8 @@ pub fn render(
     let (mut out, mut rest) = (String::new(), template);
     while let Some(start) = rest.find("{{") {
         out.push_str(&rest[..start]);
-        let end = rest[start..].find("}}").ok_or_else(|| format!("{template:?} has an unclosed {{{{"))? + start;
+        let end =
+            rest[start..].find("}}").ok_or_else(|| format!("{template:?} has an unclosed {{{{"))? + start;
         let action = rest[start + 2..end].trim();
         let value = match (action.strip_prefix('.'), action.strip_prefix("label ")) {
             (Some("Mesh" | "Zone" | "Workload" | "Namespace" | "ServiceAccount"), _) => {

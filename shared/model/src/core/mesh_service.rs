@@ -112,7 +112,8 @@ impl MeshService {
                 problems.push(Problem::new(format!("ports[{i}].port"), "must be between 1 and 65535"));
             }
             if self.ports[..i].iter().any(|other| other.port == port.port) {
-                problems.push(Problem::new(format!("ports[{i}].port"), format!("{} is there twice", port.port)));
+                problems
+                    .push(Problem::new(format!("ports[{i}].port"), format!("{} is there twice", port.port)));
             }
         }
         problems

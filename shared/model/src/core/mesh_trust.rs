@@ -35,16 +35,23 @@ impl MeshTrust {
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let good = !self.trust_domain.is_empty()
-            && self.trust_domain.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c));
+            && self
+                .trust_domain
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c));
         if !good {
-            problems.push(Problem::new("trustDomain", format!("{:?} is not a trust domain", self.trust_domain)));
+            problems
+                .push(Problem::new("trustDomain", format!("{:?} is not a trust domain", self.trust_domain)));
         }
         if self.ca_bundles.is_empty() {
             problems.push(Problem::new("caBundles", "cannot be empty"));
         }
         for (i, bundle) in self.ca_bundles.iter().enumerate() {
             if bundle.kind != "Pem" {
-                problems.push(Problem::new(format!("caBundles[{i}].type"), format!("{:?} is not supported: Pem", bundle.kind)));
+                problems.push(Problem::new(
+                    format!("caBundles[{i}].type"),
+                    format!("{:?} is not supported: Pem", bundle.kind),
+                ));
             }
             if !bundle.pem.value.contains("-----BEGIN CERTIFICATE-----") {
                 problems.push(Problem::new(format!("caBundles[{i}].pem.value"), "is not a PEM certificate"));

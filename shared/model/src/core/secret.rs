@@ -17,7 +17,9 @@ impl Secret {
     }
 
     pub fn bytes(&self) -> Result<Vec<u8>, String> {
-        base64::engine::general_purpose::STANDARD.decode(self.data.trim()).map_err(|error| format!("is not base64: {error}"))
+        base64::engine::general_purpose::STANDARD
+            .decode(self.data.trim())
+            .map_err(|error| format!("is not base64: {error}"))
     }
 
     pub fn check(&self) -> Vec<Problem> {

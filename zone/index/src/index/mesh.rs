@@ -3,9 +3,10 @@ use super::lookups::Lookups;
 use super::pairs::ByPair;
 use super::routes::Routes;
 use super::services::Services;
+use super::shared::Shared;
 use crate::Source;
 use crate::epoch::Room;
-use crate::proxy::{Body, Contest, Held, Proxy};
+use crate::proxy::{Body, Contest, Held, Proxy, Reach};
 use crate::view::AuthoritySpec;
 use shared_model::core::mesh_service::MeshService;
 use shared_model::core::{Mesh, MeshIdentity, MeshTrust};
@@ -31,6 +32,7 @@ pub(super) struct MeshIndex {
     pub services: Services,
     pub lookups: Lookups,
     pub routes: Routes,
+    pub reaches: Shared<Reach>,
     pub marks: Marks,
     /// Proxies by tag of an inbound and by label.
     tagged: ByPair<Arc<str>>,
@@ -72,6 +74,7 @@ impl MeshIndex {
             services: Services::new(name, zone),
             lookups: Lookups::default(),
             routes: Routes::default(),
+            reaches: Shared::default(),
             marks: Marks::default(),
             tagged: ByPair::default(),
             labelled: ByPair::default(),
@@ -112,7 +115,10 @@ impl MeshIndex {
             self.file(&body, |pairs, key, value| pairs.insert(key, value, name.clone()));
         }
         let marks = &mut self.marks;
-        if !old.is_some_and(|old| old.dataplane == body.dataplane && old.labels == body.labels) {
+        let same_outbounds = old.is_some_and(|old| old.outbounds == body.outbounds);
+        if !old
+            .is_some_and(|old| same_outbounds && old.dataplane == body.dataplane && old.labels == body.labels)
+        {
             marks.touched.insert(name.clone());
         }
         if !same_offer {
@@ -121,7 +127,7 @@ impl MeshIndex {
         if !old.is_some_and(|old| old.same_facts(&body)) {
             marks.selection_of.insert(name.clone());
         }
-        if !old.is_some_and(|old| old.dataplane.networking.outbound == body.dataplane.networking.outbound) {
+        if !same_outbounds {
             marks.reach_of.insert(name.clone());
         }
         let proxy = match before {
@@ -147,7 +153,7 @@ impl MeshIndex {
 
     /// Files a proxy under its tags and labels, or takes it out.
     fn file(&mut self, body: &Body, mut put: impl FnMut(&mut ByPair<Arc<str>>, &str, &str)) {
-        for inbound in &body.inbounds {
+        for inbound in body.inbounds.iter() {
             for (key, value) in &inbound.facts.tags {
                 put(&mut self.tagged, key, value);
             }
@@ -160,11 +166,12 @@ impl MeshIndex {
     /// The same Dataplane with other times or another revision.
     pub fn reword(&mut self, resource: Arc<Resource>) {
         let Some(proxy) = self.room.proxies.get_mut(resource.name.as_str()) else { return };
-        let Body { id, dataplane, labels, facts, inbounds, remarks, .. } = &*proxy.body;
+        let Body { id, dataplane, outbounds, labels, facts, inbounds, remarks, .. } = &*proxy.body;
         let body = Body {
             id: id.clone(),
             resource,
             dataplane: dataplane.clone(),
+            outbounds: outbounds.clone(),
             labels: labels.clone(),
             facts: facts.clone(),
             inbounds: inbounds.clone(),

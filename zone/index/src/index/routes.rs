@@ -8,7 +8,7 @@ use crate::proxy::Held;
 use crate::{Destination, DestinationKey};
 use shared_model::{ResourceKey, kind};
 use shared_policy::kinds::http_route::{self, Filter};
-use shared_policy::{Matched, ProxyFacts, Target};
+use shared_policy::{Matched, ProxyFacts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -71,14 +71,8 @@ impl Routes {
 }
 
 fn backends(matched: &Matched, destination: &Destination) -> BTreeSet<Lookup> {
-    let target = Target {
-        kri: &destination.key,
-        port: destination.port,
-        labels: &destination.labels,
-        service_tag: destination.service_tag.as_deref(),
-    };
     let mut lookups = BTreeSet::new();
-    for rule in http_route::outbound(matched, &target) {
+    for rule in http_route::outbound(matched, &destination.target()) {
         let mirrored = rule.filters.iter().filter_map(|filter| match filter {
             Filter::Mirror(mirror) => Some(&mirror.backend),
             _ => None,

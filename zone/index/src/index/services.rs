@@ -46,6 +46,8 @@ struct Defined {
 pub(super) struct Difference {
     /// Destinations that are new or say something else, and those that are gone.
     pub changed: Vec<Arc<Destination>>,
+    /// Those of the changed of which nothing but the endpoints is other than before.
+    pub moved: Vec<DestinationKey>,
     pub gone: Vec<DestinationKey>,
     /// What the service is and was called, when references may find something else now.
     pub renamed: Vec<Calling>,
@@ -202,6 +204,10 @@ impl Services {
                 }
                 if known.endpoints == offer.endpoints {
                     offer.endpoints = known.endpoints.clone();
+                }
+                if known.front == offer.front {
+                    offer.front = known.front.clone();
+                    difference.moved.push(offer.key.clone());
                 }
                 difference.changed.push(Arc::new(offer));
                 difference.changed.last().expect("it was pushed just now").clone()

@@ -6,7 +6,8 @@ use crate::identity::{Identified, Subject, authority_of, authority_of_mtls, iden
 use crate::lookup::Lookup;
 use crate::problems::{Found, Problems};
 use crate::proxy::{Held, Proxy, Reach, Selection};
-use crate::{DestinationKey, Source, service};
+use crate::view::OutboundView;
+use crate::{Destination, DestinationKey, Source, service};
 use shared_model::core::Mesh;
 use shared_model::{Kri, Problem, ResourceKey, kind, labels};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,10 +17,23 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     pub touched: BTreeSet<Arc<str>>,
+    /// Proxies that were not touched, but for the endpoints of these destinations.
+    pub moved: BTreeMap<Arc<str>, Vec<Arc<Destination>>>,
     /// Other MeshServices are wanted than before.
     pub services: bool,
     /// Other authorities are wanted than before.
     pub authorities: bool,
+}
+
+/// What came of the services.
+#[derive(Debug, Default)]
+struct Services {
+    /// Other MeshServices are wanted than before.
+    wanted: bool,
+    /// Destinations that say something else, or are gone.
+    changed: Vec<DestinationKey>,
+    /// Destinations that have other endpoints, and else say the same.
+    moved: Vec<DestinationKey>,
 }
 
 impl MeshIndex {
@@ -30,15 +44,29 @@ impl MeshIndex {
         self.settle_trust();
         let authorities = self.settle_authorities();
         self.settle_selections();
-        let (services, changed) = self.settle_services(problems);
+        let Services { wanted: services, changed, moved } = self.settle_services(problems);
         self.settle_reaches();
         for key in &changed {
             self.marks.touched.extend(watching_proxies(&self.lookups, key).cloned());
         }
         self.state_problems(problems);
+        let moved = self.clients_of(&moved);
         let marks = std::mem::take(&mut self.marks);
         let flipped = existed != self.room.exists;
-        Settled { touched: marks.touched, services: services || flipped, authorities: authorities || flipped }
+        let (services, authorities) = (services || flipped, authorities || flipped);
+        Settled { touched: marks.touched, moved, services, authorities }
+    }
+
+    /// The proxies that reach destinations whose endpoints alone are other than before, unless they are touched anyway.
+    fn clients_of(&self, moved: &[DestinationKey]) -> BTreeMap<Arc<str>, Vec<Arc<Destination>>> {
+        let mut clients: BTreeMap<Arc<str>, Vec<Arc<Destination>>> = BTreeMap::new();
+        for destination in moved.iter().filter_map(|key| self.room.destinations.get(key)) {
+            let watching: BTreeSet<_> = watching_proxies(&self.lookups, &destination.key).collect();
+            for name in watching.into_iter().filter(|name| !self.marks.touched.contains(*name)) {
+                clients.entry(name.clone()).or_default().push(destination.clone());
+            }
+        }
+        clients
     }
 
     /// Takes back all that a proxy that is gone had a part in.
@@ -173,6 +201,7 @@ impl MeshIndex {
             true => self.marks.selection_of.iter().cloned().collect(),
             false => self.room.proxies.keys().cloned().collect(),
         };
+        let mut concerned: BTreeMap<*const Held, Option<BTreeSet<Arc<str>>>> = BTreeMap::new();
         for name in names {
             let Some(proxy) = self.room.proxies.get(&name) else { continue };
             let facts = proxy.body.facts(&self.zone);
@@ -197,7 +226,12 @@ impl MeshIndex {
             for held in &new {
                 rerouted.extend(self.routes.add(held, &facts, |key| self.room.destinations.get(key)));
             }
-            let touches = gone.iter().chain(&new).any(|held| in_force(&held));
+            // One with other facts is touched by these.
+            let concerned = |held: &Arc<Held>| {
+                let clients = concerned.entry(Arc::as_ptr(held)).or_insert_with(|| self.concerned_by(held));
+                clients.as_ref().is_none_or(|clients| clients.contains(&name))
+            };
+            let touches = !other_facts && gone.iter().chain(&new).filter(in_force).any(concerned);
             let reroutes = gone.iter().chain(&new).any(|held| in_force(&held) && !held.lookups.is_empty());
             for (held, step) in gone.iter().map(|held| (held, -1)).chain(new.iter().map(|held| (held, 1))) {
                 *self.marks.matched.entry(held.id.clone()).or_default() += step;
@@ -229,11 +263,20 @@ impl MeshIndex {
         }
     }
 
-    /// Computes the marked services and the lookups that may find something else for it. Answers whether other
-    /// MeshServices are wanted, and the destinations that say something else.
-    fn settle_services(&mut self, problems: &mut Problems) -> (bool, Vec<DestinationKey>) {
+    /// The proxies to which a policy says something, if it selects them; `None`: all.
+    fn concerned_by(&self, held: &Held) -> Option<BTreeSet<Arc<str>>> {
+        if held.policy.concerns([]) {
+            return None;
+        }
+        let destinations = self.room.destinations.values();
+        let spoken_of = destinations.filter(|destination| held.policy.concerns([destination.target()]));
+        Some(spoken_of.flat_map(|one| watching_proxies(&self.lookups, &one.key)).cloned().collect())
+    }
+
+    /// Computes the marked services and the lookups that may find something else for it.
+    fn settle_services(&mut self, problems: &mut Problems) -> Services {
         let mut wanted_differ = false;
-        let mut changed = Vec::new();
+        let (mut changed, mut moved) = (Vec::new(), Vec::new());
         let mut lookups = BTreeSet::new();
         for kri in std::mem::take(&mut self.marks.services) {
             wanted_differ |= self.want(&kri);
@@ -267,7 +310,10 @@ impl MeshIndex {
                 }
             }
             for destination in difference.changed {
-                changed.push(destination.key.clone());
+                match difference.moved.contains(&destination.key) {
+                    true => moved.push(destination.key.clone()),
+                    false => changed.push(destination.key.clone()),
+                }
                 self.room.destinations.insert(destination.key.clone(), destination);
             }
             for key in difference.gone {
@@ -291,7 +337,7 @@ impl MeshIndex {
                 };
             }
         }
-        (wanted_differ, changed)
+        Services { wanted: wanted_differ, changed, moved }
     }
 
     /// What the Dataplanes call for under a name; true when something else is to be stored than before.
@@ -315,7 +361,7 @@ impl MeshIndex {
         for name in std::mem::take(&mut self.marks.reach_of) {
             let Some(proxy) = self.room.proxies.get(&name).cloned() else { continue };
             let watcher = Watcher::Proxy(name.clone());
-            let mut reach = Reach::default();
+            let (mut reach, mut outbounds) = (Reach::default(), Vec::new());
             for (i, (outbound, ask)) in proxy.body.asks().enumerate() {
                 let watched = match ask {
                     Ok(ask) => {
@@ -328,9 +374,11 @@ impl MeshIndex {
                 };
                 reach.lookups.insert(watched.lookup.clone());
                 match watched.found.first() {
-                    Some(key) => {
-                        reach.outbounds.push((outbound.address().to_owned(), outbound.port, key.clone()))
-                    }
+                    Some(key) => outbounds.push(OutboundView {
+                        address: outbound.address().to_owned(),
+                        port: outbound.port,
+                        destination: key.clone(),
+                    }),
                     None => {
                         let path = format!("networking.outbound[{i}]");
                         reach.problems.push(Problem::new(path, format!("leads nowhere: {}", watched.lookup)));
@@ -339,8 +387,8 @@ impl MeshIndex {
                 reach.scope.extend(watched.found.iter().cloned());
             }
             let mut routed = BTreeSet::new();
-            for (_, _, key) in &reach.outbounds {
-                let Some(destination) = self.room.destinations.get(&**key) else { continue };
+            for OutboundView { destination, .. } in &outbounds {
+                let Some(destination) = self.room.destinations.get(&**destination) else { continue };
                 let said = self.routes.of(destination).iter();
                 routed.extend(
                     said.filter(|(id, _)| proxy.selection.has(id)).flat_map(|(_, lookups)| lookups).cloned(),
@@ -355,8 +403,10 @@ impl MeshIndex {
             for lookup in proxy.reach.lookups.difference(&reach.lookups) {
                 self.lookups.unwatch(lookup, &watcher);
             }
+            reach.outbounds = Arc::new(outbounds);
             if *proxy.reach != reach {
-                let reach = Arc::new(reach);
+                let place = Arc::as_ptr(&proxy.body.outbounds) as usize as u64;
+                let reach = self.reaches.of(place, reach);
                 self.update(&name, |proxy| proxy.reach = reach);
             }
         }

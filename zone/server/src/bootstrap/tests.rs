@@ -86,6 +86,13 @@ fn each_fault_has_its_status() {
     assert!(matches!(invalid, Refused::Invalid(reason) if reason.contains("networking.address")));
     let ca = refused(|r| r["caCert"] = json!("rubbish"), host);
     assert!(matches!(ca, Refused::Unsuitable(_)));
+    let own = tempfile::tempdir().unwrap();
+    let serving = shared_node::tls::ServingCert::load_or_make(own.path(), &[]).unwrap();
+    let leaf = serving.chain_pem.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
+    let not_a_ca = refused(|r| r["caCert"] = json!(leaf), host);
+    assert!(matches!(not_a_ca, Refused::Unsuitable(reason) if reason.contains("no authority's")));
+    let good = request(|r| r["caCert"] = json!(serving.ca_pem));
+    assert!(bootstrap().make(&good, Some(host)).is_ok());
     let mut early = bootstrap();
     early.loaded = watch::channel(false).1;
     assert!(matches!(early.make(&request(|_| {}), Some(host)).unwrap_err(), Refused::NotLoaded(_)));

@@ -3,11 +3,11 @@ use shared_catalog::Meshes;
 use shared_identity::seal::SealKey;
 use zone_store::Embedded;
 
-fn proxy() -> ProxyId {
-    ProxyId::new("default", "web-1")
+fn holder(name: &str) -> Holder {
+    Holder { proxy: ProxyId::new("default", name), stream: "1".to_owned() }
 }
 
-fn spec() -> IdentitySpec {
+pub fn spec() -> IdentitySpec {
     let authority =
         AuthoritySpec { mesh: "default".into(), identity: "mtls-ca".into(), trust_domain: "default".into() };
     let uris = vec!["spiffe://default/web".to_owned()];
@@ -34,22 +34,52 @@ async fn the_authority_survives_a_restart_and_its_trust_is_published() {
 }
 
 #[tokio::test]
+async fn trust_that_somebody_removed_is_published_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let certificates = issuer(dir.path()).await;
+    let authority = spec().authority;
+    let key = ResourceKey::new(kind::MESH_TRUST, "default", "mtls-ca.default");
+    certificates.ensure_trust(&authority).await.unwrap();
+    let revision = certificates.store.catalog().borrow().revision();
+    certificates.ensure_trust(&authority).await.unwrap();
+    assert_eq!(certificates.store.catalog().borrow().revision(), revision, "it is there already");
+    certificates.store.delete(key.clone(), Expected::Any).await.unwrap();
+    certificates.ensure_trust(&authority).await.unwrap();
+    assert!(certificates.store.catalog().borrow().get(&key).is_some());
+}
+
+#[tokio::test]
 async fn proxies_of_one_identity_share_a_certificate_and_are_woken_when_it_is_renewed() {
     let dir = tempfile::tempdir().unwrap();
     let certificates = issuer(dir.path()).await;
-    let (one, two) = (proxy(), ProxyId::new("default", "web-2"));
+    let (one, two) = (holder("web-1"), holder("web-2"));
     assert!(certificates.cached(&spec(), &one).is_none());
     let first = certificates.obtain(&spec(), &one).await.unwrap();
     let second = certificates.obtain(&spec(), &two).await.unwrap();
     assert_eq!(first.identity.version, second.identity.version);
-    let now = shared_node::time::now();
-    assert!(certificates.renew_due(now).await.is_empty());
+    assert!(certificates.renew_due(first.not_before).await.is_empty());
     certificates.leave(&two);
-    let late = now + Duration::from_secs(3600);
-    certificates.lock().get_mut(&spec()).unwrap().renew_at = now;
-    assert_eq!(certificates.renew_due(now).await, BTreeSet::from([one.clone()]));
-    assert_ne!(certificates.cached(&spec(), &one).unwrap().identity.version, first.identity.version);
+    certificates.written().await;
+    // Three quarters of its life are over.
+    let late = first.not_before + Duration::from_secs(2700);
+    assert_eq!(certificates.lock().due(late).renew, [spec()]);
     certificates.leave(&one);
     assert!(certificates.renew_due(late).await.is_empty());
     assert!(certificates.cached(&spec(), &one).is_none(), "what nobody holds is forgotten");
+    assert!(certificates.store.secret_names("leaf/").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_proxy_has_the_same_certificate_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = issuer(dir.path()).await;
+    let issued = first.obtain(&spec(), &holder("web-1")).await.unwrap();
+    first.written().await;
+    drop(first);
+    let again = issuer(dir.path()).await;
+    again.load().await.unwrap();
+    let kept = again.cached(&spec(), &holder("web-1")).expect("it was kept");
+    assert_eq!(kept.identity, issued.identity);
+    assert_eq!(kept.not_after.timestamp_millis(), issued.not_after.timestamp_millis());
+    assert_eq!(again.metrics.certificates_issued.get(), 0);
 }

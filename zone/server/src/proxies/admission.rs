@@ -2,7 +2,7 @@
 use crate::catalogs::Catalogs;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::{Struct, Value as ProtoValue, value::Kind as ProtoKind};
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared_identity::names::Purpose;
 use shared_identity::token::{self, DataplaneClaims, TokenError};
 use shared_model::core::Dataplane;
@@ -12,6 +12,12 @@ use zone_index::ProxyId;
 /// Marks a Dataplane that came with its proxy and leaves with it.
 pub const LIFECYCLE: &str = "weft.io/lifecycle";
 pub const LIFECYCLE_PROXY: &str = "proxy";
+
+/// A Dataplane that names a thousand outbounds weighs about 100 kB; this is far above any, in bytes.
+const DATAPLANE_MAX: usize = 1 << 20;
+
+/// An Envoy's metadata weighs a few kB. Of more than this only what names its programs is shown, in bytes.
+const METADATA_MAX: usize = 64 << 10;
 
 /// What a stream's first message says.
 #[derive(Debug)]
@@ -41,6 +47,12 @@ pub fn introduce(node: Option<&Node>, zone: &str) -> Result<Introduction, String
     let text = metadata.get("dataplane.resource").and_then(Value::as_str).map(str::to_owned);
     // It is the Dataplane, which the insight stands beside.
     metadata.as_object_mut().map(|fields| fields.remove("dataplane.resource"));
+    if metadata.to_string().len() > METADATA_MAX {
+        let version = metadata["version"].take();
+        let version = if version.to_string().len() > METADATA_MAX { Value::Null } else { version };
+        metadata =
+            json!({"version": version, "omitted": format!("more than {METADATA_MAX} bytes of metadata")});
+    }
     let id = ProxyId { mesh: mesh.to_owned(), name: name.to_owned() };
     let resource = text.map(|text| dataplane(&text, &id, zone)).transpose()?;
     Ok(Introduction { id, resource, metadata })
@@ -52,6 +64,9 @@ pub fn dataplane(text: &str, id: &ProxyId, zone: &str) -> Result<Resource, Strin
         let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
         format!("the Dataplane is not valid: {}", all.join("; "))
     };
+    if text.len() > DATAPLANE_MAX {
+        return Err(format!("the Dataplane has {} bytes, {DATAPLANE_MAX} are allowed", text.len()));
+    }
     let value = document::parse(text).map_err(|problem| told(vec![problem]))?;
     let mut resource = Resource::from_json(&value).map_err(told)?;
     if resource.kind != kind::DATAPLANE {
@@ -92,6 +107,8 @@ pub struct Credential {
     token: String,
     mesh: String,
     catalogs: Catalogs,
+    /// What there was of secrets when it was checked: how many, and the newest, of each source.
+    checked_at: [(usize, u64); 2],
 }
 
 impl Credential {
@@ -103,8 +120,10 @@ impl Credential {
         described: &[&Resource],
         catalogs: &Catalogs,
     ) -> Result<Credential, String> {
-        let credential =
-            Credential { token: token.trim().to_owned(), mesh: id.mesh.clone(), catalogs: catalogs.clone() };
+        let (token, mesh, catalogs) = (token.trim().to_owned(), id.mesh.clone(), catalogs.clone());
+        // Before the check: what changes meanwhile shows.
+        let checked_at = secrets(&catalogs);
+        let credential = Credential { token, mesh, catalogs, checked_at };
         let claims =
             credential.verify().map_err(|error| format!("the dataplane token is refused: {error}"))?;
         for resource in described {
@@ -123,10 +142,23 @@ impl Credential {
         }
     }
 
+    /// True when a key or a revocation may have come since it was checked.
+    pub fn is_stale(&self) -> bool {
+        secrets(&self.catalogs) != self.checked_at
+    }
+
     fn verify(&self) -> Result<DataplaneClaims, TokenError> {
         let keys = self.catalogs.keys(&Purpose::Dataplane { mesh: self.mesh.clone() });
         token::verify(&self.token, &keys, shared_node::time::now())
     }
+}
+
+fn secrets(catalogs: &Catalogs) -> [(usize, u64); 2] {
+    [catalogs.followed(), catalogs.owned()].map(|catalog| {
+        let all =
+            || [kind::SECRET, kind::GLOBAL_SECRET].into_iter().flat_map(|kind| catalog.list(kind, None));
+        (all().count(), all().map(|secret| secret.revision.0).max().unwrap_or_default())
+    })
 }
 
 /// Metadata deeper than this is cut: nothing of ours is.
@@ -154,6 +186,10 @@ fn json(value: &ProtoValue, depth: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shared_catalog::{Catalog, Command, Expected, Meshes};
+    use shared_model::Timestamp;
+    use std::sync::Arc;
+    use tokio::sync::watch;
 
     fn node(id: &str, resource: Option<&str>) -> Node {
         let value = |text: &str| ProtoValue { kind: Some(ProtoKind::StringValue(text.into())) };
@@ -179,6 +215,22 @@ mod tests {
     }
 
     #[test]
+    fn huge_metadata_is_not_kept_and_a_huge_dataplane_is_refused() {
+        let mut node = node("default.web.1", Some(WEB));
+        let text = |text: String| ProtoValue { kind: Some(ProtoKind::StringValue(text)) };
+        let fields = &mut node.metadata.as_mut().unwrap().fields;
+        fields.insert("padding".into(), text("x".repeat(METADATA_MAX)));
+        fields.insert("version".into(), text("1.40".into()));
+        let told = introduce(Some(&node), "east").unwrap();
+        assert_eq!(told.metadata["version"], "1.40");
+        assert!(told.metadata.to_string().len() < 1_000 && told.resource.is_some());
+        let huge = format!("{WEB}{}", " ".repeat(DATAPLANE_MAX));
+        let fields = &mut node.metadata.as_mut().unwrap().fields;
+        fields.insert("dataplane.resource".into(), text(huge));
+        assert!(introduce(Some(&node), "east").unwrap_err().contains("bytes"));
+    }
+
+    #[test]
     fn what_does_not_fit_together_is_refused() {
         let refused =
             |id: &str, resource: Option<&str>| introduce(Some(&node(id, resource)), "east").unwrap_err();
@@ -192,5 +244,20 @@ mod tests {
         assert!(refused("default.web.1", Some(&unknown)).contains("adress"));
         let foreign = WEB.replace("\"networking\"", "\"labels\":{\"kuma.io/zone\":\"west\"},\"networking\"");
         assert!(refused("default.web.1", Some(&foreign)).contains("kuma.io/zone"));
+    }
+
+    #[test]
+    fn a_credential_is_stale_once_a_secret_has_changed() {
+        let mut catalog = Catalog::with_meshes(Meshes::Elsewhere);
+        let (owned, feed) = watch::channel(Arc::new(catalog.clone()));
+        let catalogs = Catalogs::new("east", None, feed);
+        let checked_at = secrets(&catalogs);
+        let credential = Credential { token: String::new(), mesh: "default".into(), catalogs, checked_at };
+        for (kind, stale) in [(kind::MESH_SERVICE, false), (kind::SECRET, true)] {
+            let resource = Resource::new(kind, "default", "a", json!({}));
+            catalog.apply(&Command::put(&resource, Expected::Any, Timestamp::UNIX_EPOCH));
+            owned.send_replace(Arc::new(catalog.clone()));
+            assert_eq!(credential.is_stale(), stale, "{kind}");
+        }
     }
 }

@@ -3,12 +3,13 @@ use crate::insights::Insights;
 use crate::progress::Progress;
 use crate::proxies::Proxies;
 use crate::proxies::admission::{LIFECYCLE, LIFECYCLE_PROXY};
+use futures::future::join_all;
 use shared_catalog::{Expected, Outcome};
 use shared_model::{Resource, kind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zone_index::ProxyId;
@@ -18,6 +19,9 @@ use zone_store::ZoneStore;
 /// back before theirs is taken for gone.
 const RETURN: Duration = Duration::from_secs(90);
 
+/// So many Dataplanes are removed by one write, for which proxies that arrive wait.
+const TOGETHER: usize = 256;
+
 pub struct Departures {
     pub proxies: Arc<Proxies>,
     pub store: Arc<dyn ZoneStore>,
@@ -25,10 +29,17 @@ pub struct Departures {
     pub progress: Arc<Progress>,
     pub delay: Duration,
     pub departed: mpsc::UnboundedReceiver<ProxyId>,
+    /// False while no proxy is let in.
+    pub loaded: watch::Receiver<bool>,
 }
 
 impl Departures {
     pub async fn run(mut self, shutdown: CancellationToken) {
+        // Nobody can come back before the gate is open, so nobody is late.
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            open = self.loaded.wait_for(|loaded| *loaded) => if open.is_err() { return },
+        }
         let mut due = self.left_over();
         loop {
             let next = due.values().min().copied();
@@ -41,10 +52,14 @@ impl Departures {
                 () = wait_until(next) => {
                     let now = Instant::now();
                     let over: Vec<ProxyId> = due.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
-                    for id in over {
-                        due.remove(&id);
-                        if !self.remove(&id).await {
-                            due.insert(id, now + self.delay);
+                    for some in over.chunks(TOGETHER) {
+                        let _nobody_arrives = self.proxies.nobody_arrives().await;
+                        let removed = join_all(some.iter().map(|id| self.remove(id))).await;
+                        for (id, is_done) in some.iter().zip(removed) {
+                            match is_done {
+                                true => due.remove(id),
+                                false => due.insert(id.clone(), now + self.delay),
+                            };
                         }
                     }
                 }
@@ -60,9 +75,8 @@ impl Departures {
         ids.map(|resource| (ProxyId::new(resource.mesh.as_str(), resource.name.as_str()), at)).collect()
     }
 
-    /// Removes what the proxy brought along; false when that must be tried again.
+    /// Removes what the proxy brought along; false when that must be tried again. Nobody may arrive meanwhile.
     async fn remove(&self, id: &ProxyId) -> bool {
-        let _nobody_arrives = self.proxies.nobody_arrives().await;
         if self.proxies.is_present(id) {
             return true;
         }

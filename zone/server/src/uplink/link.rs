@@ -13,6 +13,7 @@ use proto::link::{
     Beat, Call, CallReply, FromZone, Hello, MESSAGE_MAX, Progress, RaftCall, RaftReply, RaftRequest, Refusal,
     RevisionProgress, ToZone, Welcome,
 };
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -33,8 +34,10 @@ const INVENTORY: Duration = Duration::from_millis(500);
 const SUBMISSIONS: Duration = Duration::from_millis(50);
 /// Messages that may wait for the wire.
 const OUTBOX: usize = 64;
-/// Reports in one message.
-const REPORTS: usize = 200;
+/// Reports in one message: with all their refusals they stay below its limit.
+const REPORTS: usize = 50;
+/// Refusals that are told of one revision: what many proxies refuse is understood from a few.
+const REFUSALS: usize = 100;
 
 /// Dials and serves a link until it ends. `Ok`: the other side closed it.
 pub async fn run(uplink: &Uplink) -> Result<()> {
@@ -232,7 +235,7 @@ impl Link<'_> {
         let feeds = &self.uplink.feeds;
         let epoch = feeds.world.borrow().epoch.clone();
         for message in self.told.catch_up(&epoch, &feeds.insights) {
-            self.send(Up::Inventory(message)).await?;
+            send(&self.outbox, Up::Inventory(message)).await?;
         }
         Ok(())
     }
@@ -248,10 +251,14 @@ impl Link<'_> {
     }
 
     async fn send(&self, kind: Up) -> Result<()> {
-        // A full outbox is a peer that does not read: it must not stop the beats of the loop for ever.
-        let sent = timeout(SILENCE, self.outbox.send(FromZone { kind: Some(kind) })).await;
-        sent.context("global does not read from the link")?.context("the link was closed")
+        send(&self.outbox, kind).await
     }
+}
+
+async fn send(outbox: &mpsc::Sender<FromZone>, kind: Up) -> Result<()> {
+    // A full outbox is a peer that does not read: it must not stop the beats of the loop for ever.
+    let sent = timeout(SILENCE, outbox.send(FromZone { kind: Some(kind) })).await;
+    sent.context("global does not read from the link")?.context("the link was closed")
 }
 
 /// Waits until `from`, then for `event`.
@@ -261,10 +268,10 @@ async fn throttled<T>(from: Instant, event: impl Future<Output = T>) -> T {
 }
 
 fn progress(report: &Report) -> RevisionProgress {
-    let refusal = |(id, reason): &(ProxyId, String)| Refusal {
+    let refusal = |(id, reason): &(ProxyId, Arc<str>)| Refusal {
         mesh: id.mesh.clone(),
         proxy: id.name.clone(),
-        reason: reason.clone(),
+        reason: reason.to_string(),
     };
     RevisionProgress {
         revision: report.revision.0,
@@ -272,7 +279,7 @@ fn progress(report: &Report) -> RevisionProgress {
         touched: report.touched,
         acknowledged: report.acknowledged,
         pending: report.pending,
-        refused: report.refused.iter().map(refusal).collect(),
+        refused: report.refused.iter().take(REFUSALS).map(refusal).collect(),
         acknowledged_unix_ms: report.settled.map_or(0, |settled| settled.timestamp_millis()),
     }
 }

@@ -91,7 +91,15 @@ impl Zone {
         }
     }
 
+    /// What was carried from change to change is what it would be from scratch.
+    async fn verified(&self) {
+        let metrics = reqwest::get(format!("http://{}/metrics", self.running.diagnostics)).await.unwrap();
+        let text = metrics.text().await.unwrap();
+        assert!(text.contains("weft_verify_mismatches_total 0\n"), "{text}");
+    }
+
     pub async fn stop(self) -> TempDir {
+        self.verified().await;
         self.shutdown.cancel();
         timeout(DEADLINE, self.running.wait()).await.expect("it stops in time").unwrap();
         self.dir
@@ -182,6 +190,7 @@ impl Zone {
             held: BTreeMap::new(),
             asked: BTreeMap::new(),
             changed: BTreeMap::new(),
+            removed: BTreeSet::new(),
             refuse: None,
         };
         proxy.subscribe(LDS, &[]).await;
@@ -212,6 +221,7 @@ fn config(dir: &TempDir) -> Config {
         xds_bind: any,
         api_bind: any,
         diagnostics_bind: any,
+        verify: true,
         deregistration_delay: shared_model::Duration::from_millis(500),
         ..Config::default()
     }
@@ -224,6 +234,8 @@ pub struct Proxy {
     held: BTreeMap<String, BTreeMap<String, Resource>>,
     asked: BTreeMap<String, BTreeSet<String>>,
     changed: BTreeMap<&'static str, BTreeSet<String>>,
+    /// Everything that was ever taken from it.
+    pub removed: BTreeSet<String>,
     /// Refuse everything of this type.
     pub refuse: Option<&'static str>,
 }
@@ -236,6 +248,11 @@ impl Proxy {
             ..Default::default()
         };
         self.requests.send(request).await.unwrap();
+    }
+
+    /// Says anything; false when nobody listens any more.
+    pub async fn say(&self, request: DeltaDiscoveryRequest) -> bool {
+        self.requests.send(request).await.is_ok()
     }
 
     /// Answers everything that comes, until nothing more does.
@@ -287,6 +304,7 @@ impl Proxy {
         let changed = self.changed.entry(type_url).or_default();
         for name in response.removed_resources {
             held.remove(&name);
+            self.removed.insert(name.clone());
             changed.insert(name);
         }
         for resource in response.resources {
@@ -334,6 +352,12 @@ impl Proxy {
 
     pub fn names(&self, type_url: &str) -> Vec<String> {
         self.held.get(type_url).map(|held| held.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The versions of everything that it holds.
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        let all = self.held.values().flatten();
+        all.map(|(name, resource)| (name.clone(), resource.version.clone())).collect()
     }
 
     pub fn text(&self, type_url: &str) -> String {

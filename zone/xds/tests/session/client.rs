@@ -261,6 +261,21 @@ impl Wire {
                 let effects = self.session.offer(self.snapshot.clone(), self.generation);
                 self.take(effects);
             }
+            Event::Move(cluster, version) => {
+                // One that is there gets other endpoints, by itself.
+                let name = format!("c{cluster}");
+                let text = format!("e{version}").into_bytes();
+                let moved = Arc::new(Encoded::from_bytes(Type::Endpoint, &name, text));
+                if self.generation > 0 {
+                    if self.snapshot.get(Type::Endpoint, &name).is_some() {
+                        let snapshot = Arc::make_mut(&mut self.snapshot);
+                        snapshot.insert_encoded(Type::Endpoint, &name, (*moved).clone());
+                    }
+                    self.generation += 1;
+                }
+                let effects = self.session.offer_assignments([&moved], self.generation);
+                self.take(effects);
+            }
             Event::ToServer => {
                 if let Some(request) = self.client.outbox.pop_front() {
                     if !request.response_nonce.is_empty() {
@@ -347,6 +362,7 @@ impl Wire {
 #[derive(Clone, Debug)]
 enum Event {
     Offer(State),
+    Move(u8, u8),
     ToServer,
     ToClient,
     Reconnect,
@@ -396,6 +412,7 @@ fn state(bad_from: u8) -> impl Strategy<Value = State> {
 fn events(bad_from: u8) -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         3 => state(bad_from).prop_map(Event::Offer),
+        3 => (0..4u8, 0..6u8).prop_map(|(cluster, version)| Event::Move(cluster, version)),
         8 => Just(Event::ToServer),
         8 => Just(Event::ToClient),
         1 => Just(Event::Reconnect),

@@ -1,13 +1,10 @@
-//! What holds after any sequence of changes: the index is what it would be from scratch, and exactly the proxies whose
-//! view is another one were touched.
-use proptest::prelude::*;
+//! Random changes to a zone of two meshes, small enough that they often meet.
 use serde_json::{Value, json};
-use shared_model::{Resource, ResourceKey, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use shared_model::{Resource, Timestamp};
 use std::sync::Arc;
-use zone_index::{Change, Index, ProxyId, Source};
+use zone_index::{Change, Source};
 
-const MESHES: &[&str] = &["m1", "m2"];
+pub const MESHES: &[&str] = &["m1", "m2"];
 const SERVICES: &[&str] = &["web", "api", "db", "Odd_Name"];
 
 /// A source of small choices.
@@ -174,7 +171,7 @@ fn policy(dice: &mut Dice, mesh: &str) -> Resource {
     resource
 }
 
-fn change(choices: &[u8]) -> Change {
+pub fn change(choices: &[u8]) -> Change {
     let dice = &mut Dice(choices);
     let (source, gone) = ([Source::Owned, Source::Owned, Source::Followed][dice.roll(3)], dice.roll(4) == 0);
     let name = dice.pick(MESHES);
@@ -187,79 +184,4 @@ fn change(choices: &[u8]) -> Change {
         _ => dataplane(dice, name),
     };
     if gone { Change::Delete(source, resource.key()) } else { Change::Put(source, Arc::new(resource)) }
-}
-
-/// All that an index says, of which nothing depends on how it came to be.
-#[derive(Debug, PartialEq)]
-struct Said {
-    views: BTreeMap<ProxyId, String>,
-    services: String,
-    authorities: String,
-    problems: String,
-    matched: BTreeMap<ResourceKey, usize>,
-    destinations: String,
-}
-
-fn said(index: &Index, policies: &BTreeSet<ResourceKey>) -> Said {
-    let epoch = index.epoch();
-    let view = |id: ProxyId| {
-        let mut view = epoch.view_of(&id)?;
-        view.epoch = 0;
-        Some((id, format!("{view:#?}")))
-    };
-    let destinations: Vec<_> = MESHES.iter().flat_map(|mesh| epoch.destinations(mesh)).collect();
-    Said {
-        views: epoch.proxies(None).filter_map(view).collect(),
-        services: format!("{:#?}", epoch.services_wanted()),
-        authorities: format!("{:#?}", epoch.authorities_wanted()),
-        problems: format!("{:#?}", epoch.problems()),
-        matched: policies.iter().map(|key| (key.clone(), epoch.matched(key))).collect(),
-        destinations: format!("{destinations:#?}"),
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_index_is_what_it_would_be_from_scratch_and_touches_whom_it_changes(
-        batches in prop::collection::vec(prop::collection::vec(prop::array::uniform32(any::<u8>()), 1..4), 1..24)
-    ) {
-        let mut index = Index::new("here");
-        index.apply(MESHES.iter().map(|name| Change::Put(Source::Followed, Arc::new(Resource::new("Mesh", "", name, json!({}))))));
-        let mut model: BTreeMap<(Source, ResourceKey), Arc<Resource>> = MESHES
-            .iter()
-            .map(|name| Resource::new("Mesh", "", name, json!({})))
-            .map(|mesh| ((Source::Followed, mesh.key()), Arc::new(mesh)))
-            .collect();
-        let mut policies = BTreeSet::new();
-        for batch in batches {
-            // One change to a resource in a batch: a change and its reverse together touch for nothing.
-            let changes: BTreeMap<(Source, ResourceKey), Change> = batch
-                .iter()
-                .map(|choices| change(choices))
-                .map(|change| match &change {
-                    Change::Put(source, resource) => ((*source, resource.key()), change),
-                    Change::Delete(source, key) => ((*source, key.clone()), change.clone()),
-                })
-                .collect();
-            for (place, change) in &changes {
-                policies.insert(place.1.clone());
-                match change {
-                    Change::Put(_, resource) => model.insert(place.clone(), resource.clone()),
-                    Change::Delete(..) => model.remove(place),
-                };
-            }
-            let before = said(&index, &policies);
-            let touched = index.apply(changes.values().cloned()).proxies;
-            let after = said(&index, &policies);
-            let ids: BTreeSet<&ProxyId> = before.views.keys().chain(after.views.keys()).collect();
-            let changed: BTreeSet<ProxyId> =
-                ids.into_iter().filter(|id| before.views.get(id) != after.views.get(id)).cloned().collect();
-            prop_assert_eq!(&touched, &changed, "after {:#?}", changes);
-            let mut scratch = Index::new("here");
-            scratch.apply(model.iter().rev().map(|((source, _), resource)| Change::Put(*source, resource.clone())));
-            prop_assert_eq!(&after, &said(&scratch, &policies), "after {:#?}", changes);
-        }
-    }
 }

@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    zone_proxy_sim::cli::main()
+}
