@@ -35,10 +35,11 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use lane::{Lane, Name, Removals, State};
 use std::sync::Arc;
 
-/// A proxy that asks for more names of one type than this is not one of ours; each costs memory here.
-pub const MAX_NAMES: usize = 100_000;
-/// The longest name, in bytes. Names of ours are made of a few parts of at most 253.
-pub const MAX_NAME_LEN: usize = 4_096;
+/// A proxy that asks for more names of one type than this is not one of ours; each costs memory here. Together with the
+/// longest name it bounds what one stream can make us keep of a type: 20 MB.
+pub const MAX_NAMES: usize = 20_000;
+/// The longest name, in bytes. The parts of ours are at most 253, 63, 63, 63 and 15 long.
+pub const MAX_NAME_LEN: usize = 1_024;
 /// A reason of Envoy's may carry a dump of the whole resource.
 const MAX_REASON_LEN: usize = 1_024;
 /// How many responses with clusters may go before listeners and routes that are due. A mesh whose clusters never rest
