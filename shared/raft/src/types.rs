@@ -30,8 +30,10 @@ pub struct Batch(pub Vec<Command>);
 /// A node of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// Where voters reach it; empty for a zone, which dials.
+    /// Where its peers reach it, `host:port`; empty for a zone, which dials.
     pub address: String,
+    /// Where zones reach it, `https://host:port`; empty for a zone.
+    pub link: String,
     /// The zone that a learner serves; empty for a voter.
     pub zone: String,
 }
