@@ -68,8 +68,7 @@ impl Catalog {
         }
         let config = bincode::config::standard().with_limit::<SIZE_MAX>();
         let bad = |error: bincode::error::DecodeError| damaged(error.to_string());
-        let (form, mut read): (Form, usize) =
-            bincode::serde::decode_from_slice(body, config).map_err(bad)?;
+        let (form, mut read): (Form, usize) = bincode::serde::decode_from_slice(body, config).map_err(bad)?;
         let mut answers: Vec<Answer> = Vec::new();
         if *version != WITHOUT_ANSWERS {
             let more;

@@ -22,7 +22,7 @@ pub struct Identity {
 
 impl Identity {
     /// None when the directory is new.
-    pub(crate) fn read(dir: &Path) -> Result<Option<Identity>, Error> {
+    pub fn read(dir: &Path) -> Result<Option<Identity>, Error> {
         let path = dir.join(FILE);
         match fs::read(&path) {
             Ok(text) => match serde_json::from_slice(&text) {
