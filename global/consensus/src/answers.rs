@@ -42,6 +42,9 @@ impl Consensus {
             Some(request::Kind::Vote(body)) => {
                 let request: VoteRequest = wire::decode(&body)?;
                 let response = node.raft.vote(request).await.map_err(stopped)?;
+                if response.vote_granted {
+                    node.peers.liveness.give_way();
+                }
                 reply::Kind::Vote(wire::encode(&response).into())
             }
             Some(request::Kind::Snapshot(body)) => {

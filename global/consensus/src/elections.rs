@@ -53,9 +53,10 @@ pub(crate) async fn watch(raft: Raft, log: LogStore, peers: Peers, node_id: u64,
                 return;
             }
             behind = 0;
+            peers.liveness.give_way();
             continue;
         }
-        let due = (peers.liveness.heard() + patience).max(not_before);
+        let due = (peers.liveness.quiet_since() + patience).max(not_before);
         if due > Instant::now() {
             tokio::time::sleep_until(due.min(Instant::now() + IDLE)).await;
             continue;

@@ -246,7 +246,12 @@ impl RaftNetwork<TypeConfig> for Network {
         let kind = request::Kind::Vote(wire::encode(&rpc).into());
         match peers.ask(self.node_id, address, option.hard_ttl(), kind).await {
             Ok(reply::Kind::Vote(body)) => {
-                wire::decode(&body).map_err(|error| unreachable(error.to_string()))
+                let response: VoteResponse<u64> =
+                    wire::decode(&body).map_err(|error| unreachable(error.to_string()))?;
+                if response.vote_granted {
+                    peers.liveness.answer(self.node_id);
+                }
+                Ok(response)
             }
             Ok(_) => Err(unreachable(Peers::odd(self.node_id).to_string())),
             Err(error) => Err(unreachable(error.to_string())),

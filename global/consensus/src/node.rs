@@ -38,8 +38,9 @@ impl View {
         self.nodes.iter().filter(|(id, _)| *id & LEARNER_BIT == 0).map(|(id, member)| (*id, member))
     }
 
+    /// Whether this node is the only voter. One that knows of no voter is about to join others.
     pub fn is_alone(&self, node_id: u64) -> bool {
-        self.voters().all(|id| id == node_id)
+        self.voters().eq([node_id])
     }
 }
 

@@ -95,6 +95,8 @@ pub(crate) struct Liveness {
 
 struct State {
     heard: Instant,
+    /// When somebody was given this node's vote, or its own leadership ended.
+    yielded: Instant,
     answered: BTreeMap<u64, Instant>,
     /// Until then this node keeps others from an election: it hands its leadership over.
     handing_over: Option<Instant>,
@@ -102,7 +104,8 @@ struct State {
 
 impl Liveness {
     fn new(timing: Timing) -> Liveness {
-        let state = State { heard: Instant::now(), answered: BTreeMap::new(), handing_over: None };
+        let now = Instant::now();
+        let state = State { heard: now, yielded: now, answered: BTreeMap::new(), handing_over: None };
         Liveness { timing, state: Mutex::new(state) }
     }
 
@@ -115,7 +118,18 @@ impl Liveness {
         self.state().heard
     }
 
-    /// A voter followed this node as its leader.
+    /// Somebody else may lead soon: this node waits as if a leader had spoken. To others it says nothing of the kind.
+    pub fn give_way(&self) {
+        self.state().yielded = Instant::now();
+    }
+
+    /// Since when this node has had reason to look for a leader.
+    pub fn quiet_since(&self) -> Instant {
+        let state = self.state();
+        state.heard.max(state.yielded)
+    }
+
+    /// A voter followed this node as its leader, or made it one.
     pub fn answer(&self, node_id: u64) {
         self.state().answered.insert(node_id, Instant::now());
     }

@@ -344,9 +344,11 @@ async fn a_node_that_lost_its_disk_comes_back_as_another_in_its_place() {
     let new = cluster.nodes.last().expect("joined");
     assert_ne!(new.id(), old_id);
     new.role("follower").await;
-    let view = cluster.nodes[0].consensus.view();
-    assert_eq!(view.voters().count(), 3);
-    assert!(!view.nodes.contains_key(&old_id));
+    for node in &cluster.nodes {
+        let view = || node.consensus.view();
+        until("it has taken the place", || view().configs.len() == 1 && view().voters().count() == 3).await;
+        assert!(!view().nodes.contains_key(&old_id));
+    }
     // Its old name is refused, and says nothing of the log that it had.
     let request = Request { cluster_id: new.consensus.cluster_id(), from: 1, to: old_id, kind: None };
     let reply = new.consensus.answer(1, request).await;
