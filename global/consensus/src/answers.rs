@@ -15,7 +15,8 @@ impl Consensus {
         Reply { kind: Some(kind) }
     }
 
-    fn check(&self, from: u64, request: &Request) -> Result<(), Error> {
+    /// Whether a request is of this cluster, for this node, and from whom it says.
+    pub fn check(&self, from: u64, request: &Request) -> Result<(), Error> {
         let refused = |reason: String| Err(Error::Membership(reason));
         if request.cluster_id != *self.0.cluster_id {
             return refused(format!("this is cluster {}, not {}", self.0.cluster_id, request.cluster_id));

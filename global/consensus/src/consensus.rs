@@ -35,6 +35,9 @@ pub const COMMAND_MAX: usize = 4 << 20;
 /// How many commands, and how many reads, wait before their callers themselves wait.
 const WAITING_MAX: usize = 1024;
 
+/// Whose disks these are.
+const ROLE: &str = "global";
+
 const TERM_STEP_MAX: u64 = 1 << 16;
 
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -91,10 +94,14 @@ impl Setup {
     }
 }
 
-/// Whose disk a data directory holds. None for one that is empty.
+/// Whose disk a data directory holds. None for one that is empty; one of a zone is refused.
 pub fn owner_of(dir: &Path) -> Result<Option<Joined>, Error> {
-    let identity = shared_raft::Identity::read(dir)?;
-    Ok(identity.map(|identity| Joined { cluster_id: identity.cluster_id, node_id: identity.node_id }))
+    let Some(identity) = shared_raft::Identity::read(dir)? else { return Ok(None) };
+    if identity.role != ROLE {
+        let (dir, found) = (dir.to_owned(), identity.role);
+        return Err(shared_raft::Error::OtherOwner { dir, found, wanted: ROLE.to_owned() }.into());
+    }
+    Ok(Some(Joined { cluster_id: identity.cluster_id, node_id: identity.node_id }))
 }
 
 /// A new id of a node of global.
@@ -134,7 +141,7 @@ impl Consensus {
         let is_joining = joined.is_some();
         let open = move || -> Result<Storage, shared_raft::Error> {
             let node_id = joined.as_ref().map_or_else(new_node_id, |joined| joined.node_id);
-            let mut storage = Storage::open(&dir, "global", || node_id)?;
+            let mut storage = Storage::open(&dir, ROLE, || node_id)?;
             if storage.identity.cluster_id.is_empty() {
                 let made = || uuid::Uuid::new_v4().to_string();
                 storage.set_cluster_id(&joined.map_or_else(made, |joined| joined.cluster_id))?;
@@ -286,6 +293,19 @@ impl Consensus {
         let late = |_| Err(Error::NoQuorum);
         let caught_up = async { caught_up.await.map_err(|_| ended())? };
         tokio::time::timeout(QUORUM_PATIENCE, caught_up).await.unwrap_or_else(late)
+    }
+
+    /// Asks the leader something that this room does not know.
+    pub async fn ask_leader(&self, kind: request::Kind) -> Result<reply::Kind, Error> {
+        let view = self.view();
+        let leader = view.leader.ok_or(Error::NoQuorum)?;
+        let member = view.nodes.get(&leader).ok_or(Error::NoQuorum)?;
+        self.0.peers.ask(leader, &member.address, PROPOSE_DEADLINE, kind).await
+    }
+
+    /// Whether this node is the only voter.
+    pub fn is_alone(&self) -> bool {
+        self.view().is_alone(self.0.node_id)
     }
 
     /// Whether this node leads and a quorum followed it a moment ago: what it has applied is what writers compare with.

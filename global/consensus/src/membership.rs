@@ -98,6 +98,15 @@ impl Membership {
         }
         let member = Member { address: peer.address, link: peer.link, zone: String::new() };
         tracing::info!(node_id = format!("{:016x}", peer.node_id), address = member.address, "a node joins");
+        // A learner that never got further at the same address has given up.
+        let view = self.view();
+        let abandoned = view.globals().filter(|(id, known)| {
+            known.address == member.address && !view.voters().any(|voter| voter == *id)
+        });
+        let abandoned: BTreeSet<u64> = abandoned.map(|(id, _)| id).collect();
+        if !abandoned.is_empty() {
+            self.write(ChangeMembers::RemoveNodes(abandoned), true).await?;
+        }
         self.write(ChangeMembers::AddNodes(BTreeMap::from([(peer.node_id, member)])), true).await
     }
 

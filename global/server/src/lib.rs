@@ -15,4 +15,5 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod metrics;
+pub mod peers;
 pub mod zones;

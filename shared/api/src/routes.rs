@@ -1,4 +1,5 @@
 //! The routes. Each kind gets its own literal paths, so that no name of a resource can hide a fixed segment.
+mod cluster;
 mod documents;
 mod inspect;
 mod overviews;
@@ -18,11 +19,14 @@ use axum::{
     extract::{ConnectInfo, DefaultBodyLimit, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
-use http::StatusCode;
+use http::{HeaderValue, Method, StatusCode, Uri};
 use shared_model::{document::DOCUMENT_MAX, kind};
 use std::{net::SocketAddr, sync::Arc};
+
+/// Paths whose answer does not depend on what is stored.
+const OWN: &[&str] = &["/", "/config", "/policies", "/_resources", "/who-am-i"];
 
 /// What every handler is given.
 #[derive(Clone)]
@@ -50,6 +54,11 @@ pub fn router(backend: Arc<dyn Backend>, door: Door) -> Router {
         .route("/who-am-i", get(system::who_am_i))
         .route("/_kri/{kri}", get(resources::by_kri))
         .route("/_revisions/{revision}", get(revisions::status))
+        .route("/_cluster", get(cluster::status))
+        .route("/_cluster/join-tokens", post(cluster::join_token))
+        .route("/_cluster/nodes/{node}", delete(cluster::remove))
+        .route("/_cluster/nodes/{node}/promote", post(cluster::promote))
+        .route("/_cluster/nodes/{node}/transfer-leadership", post(cluster::transfer))
         .route("/_check", post(documents::check))
         .route("/tokens/dataplane", post(tokens::dataplane))
         .route("/tokens/zone", post(tokens::zone))
@@ -79,7 +88,17 @@ async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Resp
     let answer = match caller {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            let (method, uri) = (request.method().clone(), request.uri().clone());
+            match fresh(&api, &method, &uri).await {
+                Ok(seen) => {
+                    let mut answer = next.run(request).await;
+                    if let Some(seen) = seen {
+                        answer.headers_mut().entry(resources::REVISION).or_insert(seen);
+                    }
+                    answer
+                }
+                Err(refused) => refused.into_response(),
+            }
         }
         Err(refused) => refused.into_response(),
     };
@@ -96,6 +115,37 @@ async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Resp
     }
     api.backend.answered(method.as_str(), status.as_u16());
     answer
+}
+
+/// Reads are as new as every acknowledged write, unless the caller asks for what is here with `?consistency=stale`. Gives
+/// the revision that the answer to a read has at least seen.
+async fn fresh(api: &Api, method: &Method, uri: &Uri) -> Result<Option<HeaderValue>, Refused> {
+    // What the control plane says of itself.
+    if OWN.contains(&uri.path()) || uri.path().starts_with("/_cluster") {
+        return Ok(None);
+    }
+    let reads = method == Method::GET || method == Method::HEAD;
+    let query = uri.query().unwrap_or_default();
+    let asked = query.split('&').find_map(|pair| pair.strip_prefix("consistency="));
+    match asked {
+        None | Some("" | "linearizable") => {
+            api.backend.catch_up(!reads).await.map_err(|refused| match refused {
+                Refused::Unavailable(reason) if reads => Refused::Unavailable(format!(
+                    "{reason}: what this node has may be read with ?consistency=stale"
+                )),
+                refused => refused,
+            })?;
+        }
+        Some("stale") if reads => {}
+        Some(other) => {
+            let reason = match reads {
+                true => format!("{other:?} is neither linearizable nor stale"),
+                false => "is for reads".to_owned(),
+            };
+            return Err(Refused::invalid("consistency", reason));
+        }
+    }
+    Ok(reads.then(|| HeaderValue::from(api.backend.revision().0)))
 }
 
 fn identify(api: &Api, request: &Request) -> Result<Caller, Refused> {

@@ -1,7 +1,8 @@
 //! Certificate authorities and the leaves that they issue. All keys are P-256.
 use crate::Error;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use shared_model::Timestamp;
 use std::{fmt, time::Duration};
@@ -29,7 +30,10 @@ pub struct Issued {
 
 impl fmt::Debug for Issued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issued").field("serial", &self.serial).field("not_after", &self.not_after).finish_non_exhaustive()
+        f.debug_struct("Issued")
+            .field("serial", &self.serial)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
     }
 }
 
@@ -72,7 +76,12 @@ impl Authority {
     }
 
     /// A certificate for a proxy, which serves and calls under these URIs (its SPIFFE id first).
-    pub fn issue_workload(&self, uris: &[String], not_before: Timestamp, lifetime: Duration) -> Result<Issued, Error> {
+    pub fn issue_workload(
+        &self,
+        uris: &[String],
+        not_before: Timestamp,
+        lifetime: Duration,
+    ) -> Result<Issued, Error> {
         let names = uris.iter().map(|uri| Ok(SanType::URI(text(uri)?))).collect::<Result<Vec<_>, Error>>()?;
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         self.issue("", names, usages, not_before, lifetime)
@@ -156,7 +165,8 @@ fn params(common_name: &str, now: Timestamp, lifetime: Duration) -> CertificateP
         params.distinguished_name.push(DnType::CommonName, common_name);
     }
     let at = |time: Timestamp| {
-        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
+        rcgen::date_time_ymd(1970, 1, 1)
+            + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
     };
     params.not_before = at(now - BACKDATE);
     params.not_after = at(now + lifetime);
@@ -212,7 +222,8 @@ pub fn uris(der: &[u8]) -> Result<Vec<String>, Error> {
 /// Until when a PEM certificate is valid.
 pub fn not_after(pem: &str) -> Result<Timestamp, Error> {
     let bad = |reason: String| Error::Certificate(reason);
-    let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|error| bad(error.to_string()))?;
+    let (_, block) =
+        x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|error| bad(error.to_string()))?;
     let certificate = block.parse_x509().map_err(|error| bad(error.to_string()))?;
     let seconds = certificate.validity().not_after.timestamp();
     Timestamp::from_timestamp(seconds, 0).ok_or_else(|| bad(format!("{seconds} is no time")))
@@ -236,8 +247,10 @@ mod tests {
             let uris = ["spiffe://default/web".to_owned(), "kuma://kuma.io/service/web".to_owned()];
             let leaf = authority.issue_workload(&uris, now(), HOUR).expect("a leaf");
             let (_, leaf_pem) = x509_parser::pem::parse_x509_pem(leaf.chain_pem.as_bytes()).expect("pem");
-            let (_, root_pem) = x509_parser::pem::parse_x509_pem(authority.cert_pem().as_bytes()).expect("pem");
-            let (leaf_cert, root) = (leaf_pem.parse_x509().expect("x509"), root_pem.parse_x509().expect("x509"));
+            let (_, root_pem) =
+                x509_parser::pem::parse_x509_pem(authority.cert_pem().as_bytes()).expect("pem");
+            let (leaf_cert, root) =
+                (leaf_pem.parse_x509().expect("x509"), root_pem.parse_x509().expect("x509"));
             assert_eq!(leaf_cert.issuer(), root.subject());
             let names = format!("{:?}", leaf_cert.subject_alternative_name().expect("san"));
             assert!(names.contains("spiffe://default/web"), "{names}");

@@ -35,9 +35,15 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Binds a listener; `what` names it in the error ("the API").
 pub fn bind(address: SocketAddr, what: &str) -> Result<TcpListener> {
     let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
-        ErrorKind::AddrInUse => anyhow::anyhow!("cannot serve {what}: {address} is in use by another program"),
-        ErrorKind::AddrNotAvailable => anyhow::anyhow!("cannot serve {what}: {address} is no address of this host"),
-        ErrorKind::PermissionDenied => anyhow::anyhow!("cannot serve {what}: no permission to listen on {address}"),
+        ErrorKind::AddrInUse => {
+            anyhow::anyhow!("cannot serve {what}: {address} is in use by another program")
+        }
+        ErrorKind::AddrNotAvailable => {
+            anyhow::anyhow!("cannot serve {what}: {address} is no address of this host")
+        }
+        ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("cannot serve {what}: no permission to listen on {address}")
+        }
         _ => anyhow::anyhow!("cannot serve {what} on {address}: {error}"),
     })?;
     listener.set_nonblocking(true).with_context(|| format!("cannot serve {what} on {address}"))?;
@@ -180,13 +186,20 @@ mod tests {
         assert!(distrusting.get(&url).send().await.is_err());
         drop(trusting);
         shutdown.cancel();
-        tokio::time::timeout(Duration::from_secs(10), server).await.expect("drained").expect("joined").expect("ended");
+        tokio::time::timeout(Duration::from_secs(10), server)
+            .await
+            .expect("drained")
+            .expect("joined")
+            .expect("ended");
     }
 
     #[test]
     fn a_port_in_use_is_one_clear_sentence() {
         let first = bind(([127, 0, 0, 1], 0).into(), "the API").expect("a port");
         let error = bind(first.local_addr().expect("an address"), "the API").expect_err("in use").to_string();
-        assert!(error.starts_with("cannot serve the API: 127.0.0.1:") && error.ends_with("in use by another program"));
+        assert!(
+            error.starts_with("cannot serve the API: 127.0.0.1:")
+                && error.ends_with("in use by another program")
+        );
     }
 }

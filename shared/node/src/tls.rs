@@ -42,8 +42,10 @@ impl ServingCert {
         let at = |name: &str| dir.join(name);
         let now = time::now();
         let authority = if at("ca.crt").exists() {
-            let (cert, key) = (file::read(&at("ca.crt"), "the CA")?, file::read(&at("ca.key"), "the CA's key")?);
-            Authority::from_pem(&cert, &key).with_context(|| format!("cannot use the CA in {}", dir.display()))?
+            let (cert, key) =
+                (file::read(&at("ca.crt"), "the CA")?, file::read(&at("ca.key"), "the CA's key")?);
+            Authority::from_pem(&cert, &key)
+                .with_context(|| format!("cannot use the CA in {}", dir.display()))?
         } else {
             let made = Authority::generate("weft control plane", None, now, CA_LIFETIME)?;
             file::write_private(&at("ca.key"), made.key_pem().as_bytes())?;
@@ -126,7 +128,9 @@ impl Pinned {
         let pinned = pinned.ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
         let mut roots = RootCertStore::empty();
         roots.add(pinned.clone().into_owned())?;
-        WebPkiServerVerifier::builder(Arc::new(roots)).build().map_err(|error| rustls::Error::General(error.to_string()))
+        WebPkiServerVerifier::builder(Arc::new(roots))
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))
     }
 }
 
@@ -174,20 +178,36 @@ fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>> {
 fn wanted_names(extra: &[String]) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = extra.iter().cloned().collect();
     names.extend(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
-    let host = gethostname::gethostname().to_string_lossy().to_ascii_lowercase();
-    if !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.') {
-        names.insert(host);
-    }
+    names.extend(host_name());
     let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let addresses = if_addrs::get_if_addrs().unwrap_or_default();
-    names.extend(addresses.iter().map(|interface| interface.ip()).filter(|ip| !link_local(ip)).map(|ip| ip.to_string()));
+    names.extend(
+        addresses
+            .iter()
+            .map(|interface| interface.ip())
+            .filter(|ip| !link_local(ip))
+            .map(|ip| ip.to_string()),
+    );
     names
 }
 
+/// This host's name, if it is one that a certificate can hold.
+pub fn host_name() -> Option<String> {
+    let host = gethostname::gethostname().to_string_lossy().to_ascii_lowercase();
+    let good = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
+    good.then_some(host)
+}
+
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
-    let found = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().context("not PEM")?;
+    let found =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().context("not PEM")?;
     anyhow::ensure!(!found.is_empty(), "holds no certificate");
     Ok(found)
+}
+
+/// The first certificate of a chain, in DER.
+pub fn leaf_of(chain_pem: &str) -> Result<Vec<u8>> {
+    certificates(chain_pem).map(|chain| chain[0].to_vec())
 }
 
 /// The roots in a PEM text.

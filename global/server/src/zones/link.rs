@@ -119,6 +119,11 @@ impl Inner {
             }
             Err(_) => return Err(Turned("hello", Status::deadline_exceeded("no hello came"))),
         };
+        // A zone may be ahead of a node that follows the leader more slowly.
+        if hello.revision > self.house.consensus.catalog().borrow().revision().0 {
+            let caught_up = self.house.consensus.catch_up().await;
+            caught_up.map_err(|error| Turned("consensus", Status::unavailable(error.to_string())))?;
+        }
         self.check_hello(&claims, &hello)?;
         let door = self.door(&hello.zone);
         let _one = door.lock().await;

@@ -50,7 +50,8 @@ impl House {
             api_https_bind: port,
             link_bind: port,
             diagnostics_bind: port,
-            tls_san: Vec::new(),
+            peer_bind: port,
+            ..Config::default()
         };
         let shutdown = CancellationToken::new();
         let app = App::start(config, shutdown.clone()).await.expect("a control plane");
