@@ -348,18 +348,21 @@ impl Consensus {
         self.view().globals().map(|(id, member)| (id, member.clone())).collect()
     }
 
-    /// Returns with the members once they differ from `known`.
-    pub async fn members_other_than(&self, known: &BTreeMap<u64, Member>) -> BTreeMap<u64, Member> {
+    /// Returns with the nodes of global once they differ from `known`, and with the index of the change.
+    pub async fn members_other_than(&self, known: &BTreeMap<u64, Member>) -> (u64, BTreeMap<u64, Member>) {
         let mut metrics = self.0.raft.metrics();
         loop {
-            let members = {
+            let (index, members) = {
                 let metrics = metrics.borrow_and_update();
-                View::of(&metrics).globals().map(|(id, member)| (id, member.clone())).collect()
+                let index = metrics.membership_config.log_id().map_or(0, |log_id| log_id.index);
+                let view = View::of(&metrics);
+                (index, view.globals().map(|(id, member)| (id, member.clone())).collect())
             };
             if members != *known {
-                return members;
+                return (index, members);
             }
             if metrics.changed().await.is_err() {
+                // The node has ended, and what asks ends with it.
                 std::future::pending::<()>().await;
             }
         }

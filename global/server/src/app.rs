@@ -89,7 +89,8 @@ impl App {
         if consensus.status().role != "leader" && !dir.join("admin-token").exists() {
             wait_for_the_cluster(&consensus, &shutdown).await?;
         }
-        let serving = ServingCert::load_or_make(&dir.join("tls"), &config.tls_san)?.server_config()?;
+        let serving =
+            ServingCert::load_or_make(&dir.join("tls"), &serving_names(&config)?)?.server_config()?;
         let seal = SealKey::from_bytes(seal);
         check_seal(&seal, &dir.join("seal.key"), &consensus.catalog().borrow())?;
         registry.register_collector(Box::new(Raft(consensus.clone())));
@@ -181,6 +182,15 @@ fn advertised(config: &Config, addresses: &Addresses) -> (String, String) {
     (peer, link)
 }
 
+/// Names that the serving certificate holds beside those of this host: zones dial what is advertised to them.
+fn serving_names(config: &Config) -> Result<Vec<String>> {
+    let mut names = config.tls_san.clone();
+    if let Some(link) = &config.link_advertise {
+        names.push(papers::host_and_port(link)?.0);
+    }
+    Ok(names)
+}
+
 /// Opens this node's log: as what it was, as a new member of the cluster that it is told to join, or as a new cluster.
 async fn open(config: &Config, (address, link): (String, String)) -> Result<(Consensus, Links, Papers)> {
     let (dir, raft) = (&config.data_dir, config.data_dir.join("raft"));
@@ -202,7 +212,7 @@ async fn open(config: &Config, (address, link): (String, String)) -> Result<(Con
         (Some(_), _) => None,
     };
     // The CA of a new cluster is made here; its key signs what peers show each other.
-    ServingCert::load_or_make(&dir.join("tls"), &config.tls_san)?;
+    ServingCert::load_or_make(&dir.join("tls"), &serving_names(config)?)?;
     if owner.is_some() && !dir.join("seal.key").exists() {
         return Err(anyhow!(
             "{} is missing: the signing keys in the log cannot be opened without it",

@@ -296,3 +296,96 @@ async fn three_nodes_are_one_control_plane() {
     }
     assert_eq!(house.put(2, "at-last", &[]).await.0, 201);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_finds_all_nodes_and_follows_whoever_leads() {
+    let zone_cp = zone_cp();
+    let mut house = House::of_three().await;
+    let http = house.http.clone();
+    let dir = house.home.path().join("zone");
+    std::fs::create_dir_all(&dir).expect("made");
+    let url = format!("http://{}/tokens/zone", house.nodes[0].api);
+    let asked = json!({"zone": "east", "scope": ["cp"], "validFor": "1h"});
+    let answer = http.post(url).json(&asked).send().await.expect("an answer");
+    std::fs::write(dir.join("token"), answer.text().await.expect("a token")).expect("written");
+    let (api, xds, diagnostics) = (port(), port(), port());
+    let (seed, ca) = (format!("https://{}", house.nodes[0].link), house.nodes[0].dir.join("tls/ca.crt"));
+    let start = || {
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("a log");
+        Command::new(&zone_cp)
+            .args(["run", "--zone", "east", "--data-dir"])
+            .arg(dir.join("data"))
+            // Only one is named.
+            .arg("--global")
+            .arg(&seed)
+            .arg("--global-ca-file")
+            .arg(&ca)
+            .arg("--zone-token-file")
+            .arg(dir.join("token"))
+            .args(["--api-bind", &api.to_string(), "--xds-bind", &xds.to_string()])
+            .args(["--diagnostics-bind", &diagnostics.to_string()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("started")
+    };
+    let mut zone = Node::new(house.home.path(), "zone-process");
+    zone.process = Some(start());
+    let zone_log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+    let has = async |mesh: &str| {
+        let url = format!("http://{api}/meshes/{mesh}");
+        let deadline = Instant::now() + PATIENCE;
+        while !http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200) {
+            assert!(Instant::now() < deadline, "the zone lacks {mesh}: {}", zone_log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let online = async |house: &House, node: usize| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (_, _, status) = house.get(node, "/_revisions/1?consistency=stale").await;
+            if status["zones"][0]["online"] == true {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not linked to {node}: {status} {}", zone_log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    assert_eq!(house.put(1, "before", &[]).await.0, 201);
+    has("before").await;
+    for node in 0..3 {
+        online(&house, node).await;
+    }
+    // The zone is not in the way of an election, and the new leader has a link to it already.
+    let (leader, _) = house.leader().await;
+    house.nodes[leader].kill();
+    assert_eq!(house.put((leader + 1) % 3, "after", &[]).await.0, 201);
+    let begin = Instant::now();
+    has("after").await;
+    println!("the zone had the first write of the new leader after {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+
+    // The one that was named stays dead; the zone finds the others again from its own disk.
+    house.nodes[leader].start(None);
+    house.nodes[leader].ready(&http).await;
+    house.until_status("all are there", |nodes| nodes.iter().all(|node| node["lag"].is_u64())).await;
+    zone.kill();
+    house.nodes[0].kill();
+    assert_eq!(house.put(1, "meanwhile", &[]).await.0, 201);
+    zone.process = Some(start());
+    has("meanwhile").await;
+    online(&house, 1).await;
+    online(&house, 2).await;
+}
+
+/// Beside this package's own programs; built when only this package was.
+fn zone_cp() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_global-cp")).with_file_name("zone-cp");
+    if !program.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "zone-server", "--bin", "zone-cp"]);
+        assert!(build.status().expect("cargo").success());
+    }
+    program
+}

@@ -239,7 +239,7 @@ impl Zone {
                         };
                         let _ = out.send(FromZone { kind: Some(Up::Raft(reply)) }).await;
                     }
-                    Ok(Some(ToZone { kind: Some(Down::Beat(_)) })) => {}
+                    Ok(Some(ToZone { kind: Some(Down::Beat(_) | Down::Members(_)) })) => {}
                     Ok(Some(ToZone { kind: Some(kind) })) => {
                         if tell.send(kind).await.is_err() {
                             return "nobody listens".to_owned();
