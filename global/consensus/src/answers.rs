@@ -28,6 +28,20 @@ impl Consensus {
         if request.to != self.0.node_id {
             return refused(format!("this is node {:016x}, not {:016x}", self.0.node_id, request.to));
         }
+        // Raft's own messages may come from a member that this node has not heard of yet. Everything else is for members:
+        // a certificate outlives its node's place in the cluster.
+        let is_raft = matches!(
+            request.kind,
+            Some(
+                request::Kind::Append(_)
+                    | request::Kind::Vote(_)
+                    | request::Kind::Snapshot(_)
+                    | request::Kind::Probe(_)
+            )
+        );
+        if !is_raft && !self.view().nodes.contains_key(&from) {
+            return refused(format!("node {from:016x} is not a member of this cluster"));
+        }
         Ok(())
     }
 

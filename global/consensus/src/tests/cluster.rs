@@ -368,6 +368,13 @@ async fn members_are_removed_and_the_last_voter_stays() {
     consensus.change(change::Kind::Remove(two.id())).await.expect("removed");
     assert!(consensus.change(change::Kind::Remove(consensus.node_id())).await.is_err());
     assert_eq!(consensus.members().len(), 1);
+    // Who is out has no say any more, whatever it still shows.
+    let forward = proto::peer::Forward { command: shared_raft::wire::encode(&put("out", 1)).into() };
+    let kind = Some(proto::peer::request::Kind::Forward(forward));
+    let request =
+        Request { cluster_id: consensus.cluster_id(), from: one.id(), to: consensus.node_id(), kind };
+    let reply = consensus.answer(one.id(), request).await;
+    assert!(format!("{reply:?}").contains("is not a member"), "{reply:?}");
     cluster.nodes[leader].stores("alone", 1).await;
 }
 
