@@ -48,8 +48,10 @@ impl Launch {
         let errors: File = log.try_clone()?;
         let mut command = Command::new(&self.program);
         command.args(&self.args).stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
-        // The programs take WEFT_… variables as configuration: what is set in a developer's shell is not for this cluster.
-        for (key, _) in env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("WEFT")) {
+        // The programs take WEFT_… variables as configuration: what is set in a developer's shell is not for this cluster,
+        // except the oracle, which changes nothing that anybody sees.
+        let foreign = |key: &str| key.starts_with("WEFT") && key != "WEFT_VERIFY";
+        for (key, _) in env::vars_os().filter(|(key, _)| foreign(&key.to_string_lossy())) {
             command.env_remove(key);
         }
         let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;

@@ -9,7 +9,7 @@
 //!                                              +----- Attached ------+  answers, checked before Raft sees them
 //! ```
 //!
-//! One node is the whole cluster for now, through the same path that several will take. Zones are learners: they get
+//! One node is the whole cluster, through the same path that several take. Zones are learners: they get
 //! every entry and never count for anything. What a zone answers is checked at the door, because openraft believes what
 //! it is told: a vote above the leader's would unseat it.
 //!
