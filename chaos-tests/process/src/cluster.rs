@@ -323,14 +323,15 @@ fn host_of(subnet: u8, host: u8) -> Ipv4Addr {
 
 fn global_of(programs: &Programs, dir: &Path) -> (ControlPlane, SocketAddr) {
     let data_dir = dir.join("global");
-    let [api, https, link, diagnostics] =
-        [(); 4].map(|()| SocketAddr::from((HERE, ports::free(&[HERE.into()]))));
+    let [api, https, link, peers, diagnostics] =
+        [(); 5].map(|()| SocketAddr::from((HERE, ports::free(&[HERE.into()]))));
     let launch = Launch::new("global", &programs.global_cp, dir)
         .arg("run")
         .flag("--data-dir", &data_dir)
         .flag("--api-bind", api.to_string())
         .flag("--api-https-bind", https.to_string())
         .flag("--link-bind", link.to_string())
+        .flag("--peer-bind", peers.to_string())
         .flag("--diagnostics-bind", diagnostics.to_string());
     (ControlPlane { launch, process: None, api, diagnostics, data_dir }, link)
 }

@@ -3,7 +3,7 @@ use crate::{
     apply,
     args::{Cli, Command, Global, Shell},
     client::{ANSWER_WITHIN, Client},
-    config, delete,
+    cluster, config, delete,
     exit::Failure,
     generate, get, inspect, out, servers, status,
 };
@@ -59,6 +59,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => status::run(&session, args).await,
         Command::Inspect(args) => inspect::run(&session, args).await,
         Command::Generate(args) => generate::run(&session, args).await,
+        Command::Cluster(args) => cluster::run(&session, args).await,
         Command::Config(args) => config::run(&session, args).await,
         Command::Version => version(&session).await,
         Command::Completion { shell } => completion(shell),

@@ -58,6 +58,9 @@ pub enum Command {
     /// Make tokens
     #[command(subcommand)]
     Generate(Generate),
+    /// The nodes of the global control plane: who they are, who joins, who votes, who leads
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// Keep addresses, certificates and tokens of several servers
     #[command(subcommand)]
     Config(Config),
@@ -326,6 +329,57 @@ pub enum ZoneScope {
     Cp,
     Ingress,
     Egress,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cluster {
+    /// Show every node: its role, its log, its lag behind the leader
+    #[command(after_help = "Examples:\n  weftctl cluster status\n  weftctl cluster status -o json")]
+    Status {
+        /// How to show it
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: Format,
+    },
+    /// Print a token with which one node may join, once; it carries the fingerprint of the cluster's CA
+    #[command(after_help = "\
+Examples:
+  weftctl cluster join-token > join-token
+  global-cp run --data-dir /var/lib/weft/global --join https://cp-1:5683 --join-token-file join-token")]
+    JoinToken {
+        /// How long the token is good for, at most 24h
+        #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m")]
+        valid_for: Duration,
+    },
+    /// Print what to type on a new node, with a new join token
+    #[command(after_help = "Examples:\n  weftctl cluster add\n  weftctl cluster add --data-dir /srv/weft")]
+    Add {
+        /// Data directory of the new node
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/weft/global")]
+        data_dir: String,
+        /// How long the token is good for, at most 24h
+        #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m")]
+        valid_for: Duration,
+    },
+    /// Make a node that has caught up a voter, also when their number becomes even
+    #[command(
+        after_help = "A node that joins becomes a voter by itself as soon as the number of voters stays odd.\n\nExamples:\n  weftctl cluster promote 4f1c"
+    )]
+    Promote {
+        /// Address of the node, or the beginning of its id
+        node: String,
+    },
+    /// Remove a node from the cluster
+    #[command(after_help = "Examples:\n  weftctl cluster remove 4f1c\n  weftctl cluster remove cp-3:5683")]
+    Remove {
+        /// Address of the node, or the beginning of its id
+        node: String,
+    },
+    /// Hand the leadership over to a voter
+    #[command(after_help = "Examples:\n  weftctl cluster transfer-leadership cp-2:5683")]
+    TransferLeadership {
+        /// Address of the node, or the beginning of its id
+        node: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

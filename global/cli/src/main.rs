@@ -13,6 +13,7 @@ mod app;
 mod apply;
 mod args;
 mod client;
+mod cluster;
 mod config;
 mod delete;
 mod documents;

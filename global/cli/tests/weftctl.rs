@@ -517,3 +517,30 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+#[tokio::test]
+async fn the_nodes_of_the_cluster_are_shown_and_changed() {
+    let house = House::build().await;
+    let ran = house.run("cluster status").await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let lines: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["cluster", "c1"]);
+    assert_eq!(
+        lines[1],
+        ["NODE", "ROLE", "TERM", "LAST", "APPLIED", "REVISION", "LAG", "ADDRESS", "VERSION"]
+    );
+    assert_eq!(lines[2], ["aaaaaaaaaaaaaaaa", "leader", "7", "-", "-", "-", "0", "cp-aaaa:5683", "0.1.0"]);
+    assert!(ran.out.contains("does not answer"));
+    let ran = house.run("cluster join-token --valid-for 5m").await;
+    assert_eq!(ran.out, "weft-join.for-300s\n");
+    let ran = house.run("cluster add").await;
+    assert!(
+        ran.out.contains("--join https://cp-aaaa:5683") && ran.out.contains("weft-join.for-600s"),
+        "{ran:?}"
+    );
+    let ran = house.run("cluster transfer-leadership cp-bbbb:5683").await;
+    assert_eq!(ran.out, "bbbbbbbbbbbbbbbb (cp-bbbb:5683) leads\n");
+    let ran = house.run("cluster remove c").await;
+    assert!(ran.code == Some(1) && ran.err.contains("cccccccccccccccc stays"), "{ran:?}");
+    assert_eq!(house.run("cluster promote x").await.code, Some(2));
+}

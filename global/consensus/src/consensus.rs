@@ -1,149 +1,445 @@
-//! The node: start, propose, stop.
-use crate::{Error, Links, links::Registry, network::Networks};
+//! The node: start, propose, read, stop.
+use crate::{
+    Error, Links, Timing, elections,
+    links::Registry,
+    membership::{Membership, RaftMetrics},
+    network::Networks,
+    node::{View, random},
+    peers::{Nobody, Peers, Transport},
+    proposals::{self, Waiting},
+    reads::{self, Reader},
+};
 use openraft::{
-    Vote,
-    error::{CheckIsLeaderError, ClientWriteError, RaftError},
+    StorageHelper, Vote,
+    error::{CheckIsLeaderError, RaftError},
     storage::RaftLogStorage,
 };
+use proto::peer::{Forward, NodeStatus, Peer, Promote, StatusRequest, change, reply, request};
 use shared_catalog::{Catalog, Command, Outcome};
-use shared_raft::{Batch, LEARNER_BIT, LogStore, Member, Raft, Storage};
+use shared_raft::{LEARNER_BIT, LogStore, Member, Raft, Storage, wire};
 use std::{
     collections::BTreeMap,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
-    time::Instant,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
 };
 use tracing::{Instrument as _, field::Empty};
 
 /// A command larger than this is refused, in bytes: an entry must fit a message to a zone several times.
 pub const COMMAND_MAX: usize = 4 << 20;
 
-/// How much one entry gathers before it goes.
-const BATCH_COMMANDS: usize = 256;
-const BATCH_BYTES: usize = 1 << 20;
-
-/// How many commands wait before `propose` itself waits.
+/// How many commands, and how many reads, wait before their callers themselves wait.
 const WAITING_MAX: usize = 1024;
+
+/// Whose disks these are.
+const ROLE: &str = "global";
 
 const TERM_STEP_MAX: u64 = 1 << 16;
 
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A handle to the node; clones are the same node.
-#[derive(Clone)]
-pub struct Consensus {
-    raft: Raft,
-    node_id: u64,
-    cluster_id: Arc<str>,
-    catalog: watch::Receiver<Arc<Catalog>>,
-    waiting: mpsc::Sender<Waiting>,
-    proposer: Arc<Mutex<Option<JoinHandle<()>>>>,
+/// How long a request waits for a leader and a quorum: an election fits in several times.
+const QUORUM_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How soon a request looks again for a leader.
+const RETRY: Duration = Duration::from_millis(15);
+
+/// How often a node looks whether the cluster knows it right.
+const SETTLED: Duration = Duration::from_secs(1);
+const UNSETTLED: Duration = Duration::from_millis(200);
+
+/// How often a node that is alone tells zones how far its log is.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// How long a node may take to tell how it is.
+const STATUS_PATIENCE: Duration = Duration::from_millis(700);
+
+/// What a node starts with.
+pub struct Setup {
+    /// Where its log is.
+    pub dir: PathBuf,
+    pub timing: Timing,
+    /// Where it is reached; empty for a node that stays alone.
+    pub address: String,
+    pub link: String,
+    pub version: String,
+    pub transport: Arc<dyn Transport>,
+    /// What an empty disk becomes part of. None: the first node of a new cluster.
+    pub joined: Option<Joined>,
+    pub config: openraft::Config,
 }
 
-struct Waiting {
-    command: Command,
-    done: oneshot::Sender<Result<Outcome, Error>>,
+/// A cluster that has taken this node in, under the id that it chose for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    pub cluster_id: String,
+    pub node_id: u64,
+}
+
+impl Setup {
+    /// A cluster of one that nobody can join.
+    pub fn alone(dir: &Path) -> Setup {
+        Setup {
+            dir: dir.to_owned(),
+            timing: Timing::default(),
+            address: String::new(),
+            link: String::new(),
+            version: String::new(),
+            transport: Arc::new(Nobody),
+            joined: None,
+            config: shared_raft::config(),
+        }
+    }
+}
+
+/// Whose disk a data directory holds. None for one that is empty; one of a zone is refused.
+pub fn owner_of(dir: &Path) -> Result<Option<Joined>, Error> {
+    let Some(identity) = shared_raft::Identity::read(dir)? else { return Ok(None) };
+    if identity.role != ROLE {
+        let (dir, found) = (dir.to_owned(), identity.role);
+        return Err(shared_raft::Error::OtherOwner { dir, found, wanted: ROLE.to_owned() }.into());
+    }
+    Ok(Some(Joined { cluster_id: identity.cluster_id, node_id: identity.node_id }))
+}
+
+/// A new id of a node of global.
+pub fn new_node_id() -> u64 {
+    (random() & !LEARNER_BIT).max(1)
+}
+
+/// A handle to the node; clones are the same node.
+#[derive(Clone)]
+pub struct Consensus(pub(crate) Arc<Node>);
+
+pub(crate) struct Node {
+    pub raft: Raft,
+    pub log: LogStore,
+    pub node_id: u64,
+    pub cluster_id: Arc<str>,
+    pub version: String,
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    pub peers: Peers,
+    pub membership: Membership,
+    waiting: mpsc::Sender<Waiting>,
+    reads: mpsc::Sender<Reader>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Consensus {
     /// Opens the data directory, makes a cluster of one on an empty disk, and returns once it leads and has applied
     /// all that it ever acknowledged.
     pub async fn start(dir: &Path) -> Result<(Consensus, Links), Error> {
-        Consensus::start_with(dir, shared_raft::config()).await
+        Consensus::open(Setup::alone(dir)).await
     }
 
-    pub(crate) async fn start_with(
-        dir: &Path,
-        config: openraft::Config,
-    ) -> Result<(Consensus, Links), Error> {
-        let path = dir.to_owned();
+    /// Opens a node. One that is alone returns once it leads; one of several returns at once and finds the others, or
+    /// serves what it has.
+    pub async fn open(setup: Setup) -> Result<(Consensus, Links), Error> {
+        let Setup { dir, timing, address, link, version, transport, joined, config } = setup;
+        let is_joining = joined.is_some();
         let open = move || -> Result<Storage, shared_raft::Error> {
-            let mut storage = Storage::open(&path, "global", || random() & !LEARNER_BIT)?;
+            let node_id = joined.as_ref().map_or_else(new_node_id, |joined| joined.node_id);
+            let mut storage = Storage::open(&dir, ROLE, || node_id)?;
             if storage.identity.cluster_id.is_empty() {
-                storage.set_cluster_id(&uuid::Uuid::new_v4().to_string())?;
+                let made = || uuid::Uuid::new_v4().to_string();
+                storage.set_cluster_id(&joined.map_or_else(made, |joined| joined.cluster_id))?;
             }
             Ok(storage)
         };
         let storage =
             tokio::task::spawn_blocking(open).await.map_err(|error| Error::Stopped(error.to_string()))??;
-        let Storage { mut log, machine, catalog, identity, .. } = storage;
+        let Storage { mut log, mut machine, catalog, identity, .. } = storage;
         let node_id = identity.node_id;
-        resign(&mut log, node_id).await?;
-        let config = config.validate().map_err(|error| Error::Stopped(error.to_string()))?;
-        let registry = Arc::new(Registry::default());
-        let networks = Networks::new(registry.clone());
-        let raft = Raft::new(node_id, Arc::new(config), networks, log, machine).await.map_err(stopped)?;
-        if raft.is_initialized().await.map_err(stopped)? {
-            raft.trigger().elect().await.map_err(stopped)?;
-        } else {
-            let members = BTreeMap::from([(node_id, Member::default())]);
-            raft.initialize(members).await.map_err(stopped)?;
+        let cluster_id: Arc<str> = identity.cluster_id.into();
+        let membership =
+            StorageHelper::new(&mut log, &mut machine).get_membership().await.map_err(stopped)?;
+        let voters: Vec<u64> = membership.effective().voter_ids().collect();
+        let is_alone = voters == [node_id];
+        if is_alone {
+            resign(&mut log, node_id).await?;
         }
-        lead(&raft).await?;
+        let config = timing.apply(config).validate().map_err(|error| Error::Stopped(error.to_string()))?;
+        let registry = Arc::new(Registry::default());
+        let peers = Peers::new(transport, cluster_id.clone(), node_id, timing);
+        let networks = Networks::new(registry.clone(), peers.clone());
+        let raft =
+            Raft::new(node_id, Arc::new(config), networks, log.clone(), machine).await.map_err(stopped)?;
+        peers.follow(raft.metrics());
+        if is_alone {
+            raft.trigger().elect().await.map_err(stopped)?;
+            lead(&raft).await?;
+        } else if voters.is_empty() && !is_joining && !raft.is_initialized().await.map_err(stopped)? {
+            let member = Member { address: address.clone(), link: link.clone(), zone: String::new() };
+            raft.initialize(BTreeMap::from([(node_id, member)])).await.map_err(stopped)?;
+            lead(&raft).await?;
+        }
+        let membership = Membership::new(raft.clone(), node_id, peers.clone(), timing);
         let (waiting, proposals) = mpsc::channel(WAITING_MAX);
-        let proposer = tokio::spawn(gather(raft.clone(), proposals));
-        let consensus = Consensus {
-            raft: raft.clone(),
+        let (reads, readers) = mpsc::channel(WAITING_MAX);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(proposals::gather(raft.clone(), membership.open.subscribe(), proposals));
+        tasks.spawn(pulse(membership.clone(), node_id));
+        tasks.spawn(elections::watch(raft.clone(), log.clone(), peers.clone(), node_id, timing));
+        let node = Node {
+            raft,
+            log,
             node_id,
-            cluster_id: identity.cluster_id.into(),
+            cluster_id,
+            version,
             catalog,
+            peers,
+            membership: membership.clone(),
             waiting,
-            proposer: Arc::new(Mutex::new(Some(proposer))),
+            reads,
+            tasks: Mutex::default(),
         };
-        tracing::info!(node_id, cluster_id = %consensus.cluster_id, "leading");
-        Ok((consensus, Links::new(raft, registry)))
+        let consensus = Consensus(Arc::new(node));
+        tasks.spawn(reads::serve(Arc::downgrade(&consensus.0), readers));
+        *consensus.tasks() = tasks;
+        tracing::info!(
+            node_id = format!("{node_id:016x}"),
+            cluster_id = %consensus.0.cluster_id,
+            voters = voters.len().max(1),
+            "consensus runs"
+        );
+        let links = Links::new(membership, registry);
+        if !address.is_empty() {
+            let own = Peer { node_id, address, link };
+            consensus.tasks().spawn(settle(Arc::downgrade(&consensus.0), own));
+        }
+        Ok((consensus, links))
     }
 
-    /// Puts a command to the cluster and answers once its outcome is on disk and applied here. After [`Error::Timeout`]
-    /// or [`Error::Stopped`] it is unknown whether the command was stored.
+    /// Puts a command to the cluster, through whichever node leads, and answers once its outcome is on the disks of a
+    /// quorum and applied here. After [`Error::Timeout`], [`Error::Unknown`] or [`Error::Stopped`] it is unknown whether
+    /// the command was stored; a writer that sent it as [`Command::Once`] may send it again.
     pub async fn propose(&self, command: Command) -> Result<Outcome, Error> {
         let size = command.size();
         if size > COMMAND_MAX {
             return Err(Error::TooLarge { size, limit: COMMAND_MAX });
         }
         let span = tracing::debug_span!("commit", bytes = size, revision = Empty);
-        let (done, outcome) = oneshot::channel();
-        let ask = async {
-            let ended = || Error::Stopped("it was shut down".to_owned());
-            self.waiting.send(Waiting { command, done }).await.map_err(|_| ended())?;
-            outcome.await.map_err(|_| ended())?
-        };
         let late = |_| Err(Error::Timeout(PROPOSE_DEADLINE.as_secs()));
-        let outcome = tokio::time::timeout(PROPOSE_DEADLINE, ask).instrument(span.clone()).await;
-        let outcome = outcome.unwrap_or_else(late);
+        let put = self.put_through(command).instrument(span.clone());
+        let outcome = tokio::time::timeout(PROPOSE_DEADLINE, put).await.unwrap_or_else(late);
         if let Some(revision) = outcome.as_ref().ok().and_then(Outcome::revision) {
             span.record("revision", revision.0);
         }
         outcome
     }
 
+    async fn put_through(&self, command: Command) -> Result<Outcome, Error> {
+        let node = &self.0;
+        if self.view().is_alone(node.node_id) {
+            return self.propose_here(command).await.map(|(outcome, _)| outcome);
+        }
+        // What is sent again after a leader's death must not count twice.
+        let command = command.once(uuid::Uuid::new_v4().into_bytes());
+        let patience = Instant::now() + QUORUM_PATIENCE;
+        let mut unknown = None;
+        loop {
+            let tried = match self.view() {
+                View { leader: Some(leader), .. } if leader == node.node_id => {
+                    match node.membership.leads() {
+                        true => self.propose_here(command.clone()).await.map(|(outcome, _)| outcome),
+                        false => Err(Error::NoQuorum),
+                    }
+                }
+                View { leader: Some(leader), nodes, .. } => match nodes.get(&leader) {
+                    Some(member) => self.forward(leader, &member.address, &command).await,
+                    None => Err(Error::NoQuorum),
+                },
+                View { leader: None, .. } => Err(Error::NoQuorum),
+            };
+            match tried {
+                Err(Error::NotLeader | Error::NoQuorum) => {}
+                // It travels with its key: sent again, it counts once.
+                Err(error @ Error::Unknown(_)) => unknown = Some(error),
+                answered => return answered,
+            }
+            if Instant::now() >= patience {
+                return Err(unknown.unwrap_or(Error::NoQuorum));
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Proposes as the leader. Gives the entry that holds the command, too.
+    pub(crate) async fn propose_here(&self, command: Command) -> Result<(Outcome, u64), Error> {
+        let (done, outcome) = oneshot::channel();
+        let ended = || Error::Stopped("it was shut down".to_owned());
+        self.0.waiting.send(Waiting { command, done }).await.map_err(|_| ended())?;
+        outcome.await.map_err(|_| ended())?
+    }
+
+    async fn forward(&self, leader: u64, address: &str, command: &Command) -> Result<Outcome, Error> {
+        let kind = request::Kind::Forward(Forward { command: wire::encode(command).into() });
+        // An answer that does not come in the time of several elections is sent again, to whoever leads then.
+        match self.0.peers.ask(leader, address, QUORUM_PATIENCE / 2, kind).await? {
+            reply::Kind::Forward(forwarded) => {
+                let outcome = wire::decode(&forwarded.outcome)?;
+                self.applied(forwarded.index).await?;
+                Ok(outcome)
+            }
+            _ => Err(Peers::odd(leader)),
+        }
+    }
+
+    /// Returns once this node has applied everything that was acknowledged anywhere before the call: what is read here
+    /// then is no older. [`Error::NoQuorum`] when that cannot be known.
+    pub async fn catch_up(&self) -> Result<(), Error> {
+        if self.view().is_alone(self.0.node_id) {
+            // Nobody else can have acknowledged anything, and what this node acknowledges it has applied.
+            return Ok(());
+        }
+        let (done, caught_up) = oneshot::channel();
+        let ended = || Error::Stopped("it was shut down".to_owned());
+        self.0.reads.send(Reader(done)).await.map_err(|_| ended())?;
+        let late = |_| Err(Error::NoQuorum);
+        let caught_up = async { caught_up.await.map_err(|_| ended())? };
+        tokio::time::timeout(QUORUM_PATIENCE, caught_up).await.unwrap_or_else(late)
+    }
+
+    /// Asks the leader something that this room does not know.
+    pub async fn ask_leader(&self, kind: request::Kind) -> Result<reply::Kind, Error> {
+        let view = self.view();
+        let leader = view.leader.ok_or(Error::NoQuorum)?;
+        let member = view.nodes.get(&leader).ok_or(Error::NoQuorum)?;
+        self.0.peers.ask(leader, &member.address, PROPOSE_DEADLINE, kind).await
+    }
+
+    /// Whether this node is the only voter.
+    pub fn is_alone(&self) -> bool {
+        self.view().is_alone(self.0.node_id)
+    }
+
+    /// Whether this node leads and a quorum followed it a moment ago: what it has applied is what writers compare with.
+    pub fn is_current_leader(&self) -> bool {
+        self.0.membership.leads()
+    }
+
+    pub(crate) async fn applied(&self, index: u64) -> Result<(), Error> {
+        let mut metrics = self.0.raft.metrics();
+        let applied = metrics.wait_for(|metrics| {
+            metrics.running_state.is_err()
+                || metrics.last_applied.is_some_and(|applied| applied.index >= index)
+        });
+        match applied.await.map_err(stopped)?.running_state.clone() {
+            Ok(()) => Ok(()),
+            Err(fatal) => Err(stopped(fatal)),
+        }
+    }
+
     /// The catalog as this node has applied it. It is published before the proposals that made it are answered.
     pub fn catalog(&self) -> watch::Receiver<Arc<Catalog>> {
-        self.catalog.clone()
+        self.0.catalog.clone()
     }
 
     /// Names the cluster for ever; a disk that follows another is refused.
     pub fn cluster_id(&self) -> String {
-        self.cluster_id.to_string()
+        self.0.cluster_id.to_string()
     }
 
     pub fn node_id(&self) -> u64 {
-        self.node_id
+        self.0.node_id
     }
 
     pub fn is_leader(&self) -> bool {
-        self.raft.metrics().borrow().current_leader == Some(self.node_id)
+        self.0.raft.metrics().borrow().current_leader == Some(self.0.node_id)
+    }
+
+    /// The nodes of global with their addresses, as this node knows them; voters and those that learn.
+    pub fn members(&self) -> BTreeMap<u64, Member> {
+        self.view().globals().map(|(id, member)| (id, member.clone())).collect()
+    }
+
+    /// Returns with the nodes of global once they differ from `known`, and with the index of the change.
+    pub async fn members_other_than(&self, known: &BTreeMap<u64, Member>) -> (u64, BTreeMap<u64, Member>) {
+        let mut metrics = self.0.raft.metrics();
+        loop {
+            let (index, members) = {
+                let metrics = metrics.borrow_and_update();
+                let index = metrics.membership_config.log_id().map_or(0, |log_id| log_id.index);
+                let view = View::of(&metrics);
+                (index, view.globals().map(|(id, member)| (id, member.clone())).collect())
+            };
+            if members != *known {
+                return (index, members);
+            }
+            if metrics.changed().await.is_err() {
+                // The node has ended, and what asks ends with it.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Changes who belongs to the cluster, through whichever node leads.
+    pub async fn change(&self, change: change::Kind) -> Result<(), Error> {
+        self.0.membership.change(change).await
+    }
+
+    /// How each node of global is, as it says itself; `None` for one that does not answer.
+    pub async fn overview(&self) -> Vec<(u64, Member, Option<NodeStatus>)> {
+        let mut asked = JoinSet::new();
+        for (id, member) in self.members() {
+            let consensus = self.clone();
+            asked.spawn(async move {
+                if id == consensus.node_id() {
+                    return (id, member, Some(consensus.status()));
+                }
+                let kind = request::Kind::Status(StatusRequest {});
+                match consensus.0.peers.ask(id, &member.address, STATUS_PATIENCE, kind).await {
+                    Ok(reply::Kind::Status(status)) => (id, member, Some(status)),
+                    _ => (id, member, None),
+                }
+            });
+        }
+        let mut nodes = Vec::new();
+        while let Some(Ok(node)) = asked.join_next().await {
+            nodes.push(node);
+        }
+        nodes.sort_by_key(|(id, ..)| *id);
+        nodes
+    }
+
+    /// How this node is.
+    pub fn status(&self) -> NodeStatus {
+        let node = &self.0;
+        let view = self.view();
+        let metrics = node.raft.metrics();
+        let metrics = metrics.borrow();
+        let role = match (view.leader == Some(node.node_id), view.voters().any(|id| id == node.node_id)) {
+            (true, _) if node.membership.leads() => "leader",
+            (true, _) => "leader without quorum",
+            (false, true) => "follower",
+            (false, false) if view.nodes.contains_key(&node.node_id) => "learner",
+            (false, false) => "not a member",
+        };
+        NodeStatus {
+            node_id: node.node_id,
+            role: role.to_owned(),
+            term: metrics.current_term,
+            last_index: metrics.last_log_index.unwrap_or_default(),
+            applied_index: metrics.last_applied.map_or(0, |applied| applied.index),
+            revision: node.catalog.borrow().revision().0,
+            version: node.version.clone(),
+            leader: view.leader.unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn view(&self) -> View {
+        View::of(&self.0.raft.metrics().borrow())
     }
 
     /// Returns the reason when the node has stopped: its disk failed, or it was shut down. The program should end then.
     pub async fn failed(&self) -> Error {
-        let mut metrics = self.raft.metrics();
+        let mut metrics = self.0.raft.metrics();
         let stopped = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
         let reason =
             stopped.ok().and_then(|metrics| metrics.running_state.as_ref().err().map(ToString::to_string));
@@ -152,25 +448,79 @@ impl Consensus {
 
     /// Ends the node. Proposals that wait are answered with [`Error::Stopped`].
     pub async fn shutdown(&self) {
-        let proposer = self.proposer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(proposer) = proposer {
-            proposer.abort();
-            // Its end by abort is what was asked for.
-            let _ = proposer.await;
-        }
-        if let Err(error) = self.raft.shutdown().await {
+        let mut tasks = std::mem::take(&mut *self.tasks());
+        tasks.shutdown().await;
+        if let Err(error) = self.0.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end well");
         }
     }
 
+    fn tasks(&self) -> std::sync::MutexGuard<'_, JoinSet<()>> {
+        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     #[cfg(test)]
     pub(crate) fn raft(&self) -> &Raft {
-        &self.raft
+        &self.0.raft
     }
 }
 
+/// Keeps what the cluster knows of this node right: its addresses, and that it votes once it has caught up.
+async fn settle(node: Weak<Node>, own: Peer) {
+    let mut told = String::new();
+    loop {
+        let Some(node) = node.upgrade() else { return };
+        let wanted = unsettled(&node.membership.view(), &own);
+        let pause = if wanted.is_some() { UNSETTLED } else { SETTLED };
+        if let Some(change) = wanted
+            && let Err(error) = node.membership.change(change).await
+        {
+            let reason = error.to_string();
+            if reason != told {
+                tracing::info!(reason, "this node is not settled in the cluster yet");
+                told = reason;
+            }
+        }
+        drop(node);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Heartbeats keep voters from elections, and a node that is alone has nobody to keep. To zones one is the second chance
+/// of a commit whose message was lost: few are enough.
+async fn pulse(membership: Membership, node_id: u64) {
+    let mut metrics = membership.metrics();
+    let mut next = tokio::time::interval(PULSE);
+    next.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let is_alone = |metrics: &RaftMetrics| View::of(metrics).is_alone(node_id);
+        membership.heartbeats(false);
+        while is_alone(&metrics.borrow_and_update()) {
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() { return },
+                _ = next.tick() => if membership.beat().await.is_err() { return },
+            }
+        }
+        membership.heartbeats(true);
+        if metrics.wait_for(is_alone).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What must change for a node to be a voter under its own addresses. Nothing, for one that is no member.
+fn unsettled(view: &View, own: &Peer) -> Option<change::Kind> {
+    let member = view.nodes.get(&own.node_id)?;
+    view.leader?;
+    if (&member.address, &member.link) != (&own.address, &own.link) {
+        return Some(change::Kind::Move(own.clone()));
+    }
+    let votes = view.voters().any(|id| id == own.node_id);
+    (!votes).then_some(change::Kind::Promote(Promote { node_id: own.node_id, forced: false }))
+}
+
 /// openraft would go on in the term in which it last led. A disk that was restored from a backup would then write other
-/// entries under ids that zones have already. So this node stands for a new term first: zones see that the history in
+/// entries under ids that zones have already. So a node alone stands for a new term first: zones see that the history in
 /// the old one differs. The step is random, so that two lives of one disk do not meet in a term.
 async fn resign(log: &mut LogStore, node_id: u64) -> Result<(), Error> {
     if let Some(vote) = log.read_vote().await.map_err(stopped)? {
@@ -201,42 +551,6 @@ async fn lead(raft: &Raft) -> Result<(), Error> {
     }
 }
 
-/// Proposes what waits as one entry, while more gathers behind it.
-async fn gather(raft: Raft, mut proposals: mpsc::Receiver<Waiting>) {
-    while let Some(first) = proposals.recv().await {
-        let mut bytes = first.command.size();
-        let mut commands = vec![first.command];
-        let mut waiters = vec![first.done];
-        while commands.len() < BATCH_COMMANDS && bytes < BATCH_BYTES {
-            let Ok(next) = proposals.try_recv() else { break };
-            bytes += next.command.size();
-            commands.push(next.command);
-            waiters.push(next.done);
-        }
-        match raft.client_write(Batch(commands)).await {
-            Ok(response) => {
-                for (waiter, outcome) in waiters.into_iter().zip(response.data) {
-                    // Who no longer waits does not want to know.
-                    let _ = waiter.send(Ok(outcome));
-                }
-            }
-            Err(error) => {
-                let error = match error {
-                    RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Error::NotLeader,
-                    error => stopped(error),
-                };
-                for waiter in waiters {
-                    let _ = waiter.send(Err(error.clone()));
-                }
-            }
-        }
-    }
-}
-
 pub(crate) fn stopped(error: impl std::fmt::Display) -> Error {
     Error::Stopped(error.to_string())
-}
-
-fn random() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().1
 }

@@ -1,12 +1,20 @@
 //! Why consensus did not do what it was asked.
+use proto::peer::{Failure, Reason};
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The data directory: of another node, locked, damaged. One sentence.
     #[error("{0}")]
     Storage(String),
+    /// Nothing was done.
     #[error("this node is not the leader")]
     NotLeader,
+    /// Nothing was done.
+    #[error("no quorum of the cluster's nodes answers")]
+    NoQuorum,
+    /// It may have been done or not.
+    #[error("whether it was done is unknown: {0}")]
+    Unknown(String),
     /// The command may have been stored or not.
     #[error("no answer within {0} s: whether the command was stored is unknown")]
     Timeout(u64),
@@ -23,6 +31,36 @@ pub enum Error {
     ZoneConnected { zone: String, node_id: u64 },
     #[error("the members of the cluster cannot be changed: {0}")]
     Membership(String),
+}
+
+impl Error {
+    /// As it travels to the peer that asked.
+    pub fn to_failure(&self) -> Failure {
+        let reason = match self {
+            Error::NotLeader => Reason::NotLeader,
+            Error::NoQuorum => Reason::NoQuorum,
+            Error::Unknown(_) | Error::Timeout(_) => Reason::Unknown,
+            Error::Stopped(_) => Reason::Stopped,
+            _ => Reason::Refused,
+        };
+        let message = match self {
+            Error::Unknown(message) | Error::Stopped(message) | Error::Membership(message) => message.clone(),
+            other => other.to_string(),
+        };
+        Failure { reason: reason.into(), message }
+    }
+
+    /// What a peer answered.
+    pub fn of_failure(failure: Failure) -> Error {
+        match failure.reason() {
+            Reason::NotLeader => Error::NotLeader,
+            Reason::NoQuorum => Error::NoQuorum,
+            Reason::Unknown | Reason::Unspecified => Error::Unknown(failure.message),
+            // The peer stopped while it had the request: how far that came is not known here.
+            Reason::Stopped => Error::Unknown(failure.message),
+            Reason::Refused => Error::Membership(failure.message),
+        }
+    }
 }
 
 impl From<shared_raft::Error> for Error {

@@ -1,16 +1,15 @@
 //! The streams to zones, as the leader sees them.
-use crate::{Error, consensus::stopped};
-use openraft::{
-    ChangeMembers,
-    error::{ChangeMembershipError, ClientWriteError, RaftError},
+use crate::{Error, membership::Membership};
+use proto::{
+    link::{RaftCall, RaftReply, RaftRequest},
+    peer::{ZoneReplica, change},
 };
-use proto::link::{RaftCall, RaftReply, RaftRequest};
 use shared_raft::{
-    LEARNER_BIT, Member, Raft,
+    LEARNER_BIT,
     wire::{self, AppendEntriesResponse, InstallSnapshotResponse},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -21,26 +20,24 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 type Vote = openraft::Vote<u64>;
 
-/// How often a change of members is tried while another one is on its way.
-const MEMBERSHIP_TRIES: usize = 5;
-
 /// Where the link server registers the streams that zones have opened.
 #[derive(Clone)]
 pub struct Links {
-    raft: Raft,
+    membership: Membership,
     registry: Arc<Registry>,
-    /// One change of members at a time.
-    changes: Arc<tokio::sync::Mutex<()>>,
+    /// One stream enters at a time.
+    entering: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Links {
-    pub(crate) fn new(raft: Raft, registry: Arc<Registry>) -> Links {
-        Links { raft, registry, changes: Arc::default() }
+    pub(crate) fn new(membership: Membership, registry: Arc<Registry>) -> Links {
+        Links { membership, registry, entering: Arc::default() }
     }
 
     /// Registers an open stream of a zone's replica. A replica that is not known becomes a learner; older replicas of
     /// the zone are no longer followed. Refused: an id that is not a learner's, one of another zone, and a second
-    /// replica while the zone's first is connected. The same replica again replaces its stream before.
+    /// replica while the zone's first is connected. The same replica again replaces its stream before. A node that does
+    /// not lead keeps the stream for the day when it does.
     pub async fn attach(
         &self,
         node_id: u64,
@@ -50,8 +47,8 @@ impl Links {
         if node_id & LEARNER_BIT == 0 {
             return Err(Error::NotALearner { node_id });
         }
-        let _one_at_a_time = self.changes.lock().await;
-        let members = self.members().await?;
+        let _one_at_a_time = self.entering.lock().await;
+        let members = self.membership.view().nodes;
         let known = members.get(&node_id);
         if let Some(member) = known.filter(|member| member.zone != zone) {
             return Err(Error::OtherZone { node_id, found: member.zone.clone(), wanted: zone.to_owned() });
@@ -59,68 +56,30 @@ impl Links {
         let link = Arc::new(Link::new(zone, outbox));
         self.registry.insert(node_id, link.clone())?;
         let attached = Attached { node_id, link, registry: self.registry.clone() };
-        if known.is_none() {
-            let member = Member { address: String::new(), zone: zone.to_owned() };
-            self.change(ChangeMembers::AddNodes(BTreeMap::from([(node_id, member)]))).await?;
-            tracing::info!(zone, node_id, "a new replica follows");
+        let has_older = members.iter().any(|(id, member)| *id != node_id && member.zone == zone);
+        if known.is_none() || has_older {
+            let replica = ZoneReplica { node_id, zone: zone.to_owned() };
+            self.membership.change(change::Kind::AddZone(replica)).await?;
         }
-        self.remove(members.into_iter().filter(|(id, member)| *id != node_id && member.zone == zone)).await?;
         // What was committed while it was away it learns now, not with the next heartbeat.
-        self.raft.trigger().heartbeat().await.map_err(stopped)?;
+        self.membership.beat().await?;
         Ok(attached)
     }
 
     /// Drops all replicas of a zone that is no more, and closes its stream.
     pub async fn forget(&self, zone: &str) -> Result<(), Error> {
-        let _one_at_a_time = self.changes.lock().await;
         self.registry.close_zone(zone, "the zone was deleted");
-        let members = self.members().await?;
-        self.remove(members.into_iter().filter(|(_, member)| member.zone == zone)).await
+        self.membership.change(change::Kind::ForgetZone(zone.to_owned())).await
     }
 
     /// The replicas that follow, connected or not: id and zone.
     pub async fn followers(&self) -> Result<BTreeMap<u64, String>, Error> {
-        let members = self.members().await?;
+        let members = self.membership.view().nodes;
         Ok(members
             .into_iter()
             .filter(|(id, _)| id & LEARNER_BIT != 0)
             .map(|(id, member)| (id, member.zone))
             .collect())
-    }
-
-    async fn members(&self) -> Result<BTreeMap<u64, Member>, Error> {
-        let members = self.raft.with_raft_state(|state| {
-            let effective = state.membership_state.effective().membership().clone();
-            effective.nodes().map(|(id, member)| (*id, member.clone())).collect()
-        });
-        members.await.map_err(stopped)
-    }
-
-    async fn remove(&self, replicas: impl Iterator<Item = (u64, Member)>) -> Result<(), Error> {
-        let ids: BTreeSet<u64> = replicas.map(|(id, _)| id).filter(|id| id & LEARNER_BIT != 0).collect();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        tracing::info!(replicas = ?ids, "replicas that a zone has replaced are no longer followed");
-        self.change(ChangeMembers::RemoveNodes(ids)).await
-    }
-
-    async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), Error> {
-        let mut metrics = self.raft.metrics();
-        for _ in 0..MEMBERSHIP_TRIES {
-            match self.raft.change_membership(change.clone(), true).await {
-                Ok(_) => return Ok(()),
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                    return Err(Error::NotLeader);
-                }
-                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
-                    ChangeMembershipError::InProgress(_),
-                ))) => metrics.changed().await.map_err(stopped)?,
-                Err(RaftError::APIError(error)) => return Err(Error::Membership(error.to_string())),
-                Err(RaftError::Fatal(error)) => return Err(stopped(error)),
-            }
-        }
-        Err(Error::Membership("another change does not end".to_owned()))
     }
 }
 

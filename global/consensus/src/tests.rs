@@ -1,5 +1,7 @@
 //! One voter and zones over channels: no sockets, real disks.
-use crate::{Attached, Consensus, Error, Links};
+mod cluster;
+
+use crate::{Attached, Consensus, Error, Links, Setup};
 use openraft::SnapshotPolicy;
 use proto::link::{RaftCall, RaftReply, RaftRequest};
 use shared_catalog::{Catalog, Command, Expected, Outcome};
@@ -70,9 +72,13 @@ async fn answer(learner: &Learner, request: &RaftRequest) -> RaftReply {
 
 impl Zone {
     async fn join(links: &Links, dir: &Path, zone: &str, distance: Duration) -> Zone {
-        let learner = Arc::new(learner(dir, zone).await);
+        Zone::link(links, Arc::new(learner(dir, zone).await), distance).await
+    }
+
+    async fn link(links: &Links, learner: Arc<Learner>, distance: Duration) -> Zone {
+        let zone = learner.identity().role["zone ".len()..].to_owned();
         let (outbox, mut requests) = mpsc::channel::<RaftRequest>(8);
-        let attached = links.attach(learner.identity().node_id, zone, outbox).await.expect("attached");
+        let attached = links.attach(learner.identity().node_id, &zone, outbox).await.expect("attached");
         let own = learner.clone();
         let stream = tokio::spawn(async move {
             while let Some(request) = requests.recv().await {
@@ -125,7 +131,9 @@ async fn a_restart_keeps_everything_and_leads_at_once() {
 #[tokio::test]
 async fn a_restart_after_snapshots_keeps_everything() {
     let dir = TempDir::new().expect("a directory");
-    let (consensus, _) = Consensus::start_with(dir.path(), small_snapshots()).await.expect("started");
+    let (consensus, _) = Consensus::open(Setup { config: small_snapshots(), ..Setup::alone(dir.path()) })
+        .await
+        .expect("started");
     let before = fill(&consensus, 0..100).await;
     let wait = consensus.raft().wait(Some(PATIENCE));
     wait.metrics(|metrics| metrics.purged.is_some(), "the log is purged").await.expect("in time");
@@ -185,7 +193,9 @@ async fn a_zone_follows_by_entries_and_restarts_without_a_leader() {
 #[tokio::test]
 async fn a_zone_follows_by_snapshot_and_restarts_without_a_leader() {
     let (dir, zone_dir) = (TempDir::new().expect("a directory"), TempDir::new().expect("a directory"));
-    let (consensus, links) = Consensus::start_with(dir.path(), small_snapshots()).await.expect("started");
+    let (consensus, links) = Consensus::open(Setup { config: small_snapshots(), ..Setup::alone(dir.path()) })
+        .await
+        .expect("started");
     fill(&consensus, 0..150).await;
     consensus
         .propose(Command::delete(
@@ -211,13 +221,7 @@ async fn a_zone_follows_by_snapshot_and_restarts_without_a_leader() {
 #[tokio::test]
 async fn a_zone_further_away_than_a_heartbeat_follows_all_the_same() {
     let (dir, zone_dir) = (TempDir::new().expect("a directory"), TempDir::new().expect("a directory"));
-    let hasty = openraft::Config {
-        heartbeat_interval: 50,
-        election_timeout_min: 200,
-        election_timeout_max: 400,
-        ..shared_raft::config()
-    };
-    let (consensus, links) = Consensus::start_with(dir.path(), hasty).await.expect("started");
+    let (consensus, links) = Consensus::start(dir.path()).await.expect("started");
     let zone = Zone::join(&links, zone_dir.path(), "far", Duration::from_millis(70)).await;
     let catalog = fill(&consensus, 0..40).await;
     zone.follows(&catalog).await;

@@ -1,17 +1,20 @@
 //! The control plane behind the REST API: reads come from the catalog and from what zones have said, writes go through
 //! consensus.
-use crate::{metrics::Metrics, secrets::Secrets, zones::Zones};
+use crate::{metrics::Metrics, peers::service::Porter, secrets::Secrets, zones::Zones};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
-use global_consensus::{Consensus, Error, Links};
+use global_consensus::{Consensus, Error, Links, Member};
+use proto::peer::{NodeStatus, Promote, change};
 use serde_json::Value;
-use shared_api::{About, Backend, Refused, RevisionStatus, TokenRequest, signing};
+use shared_api::{
+    About, Backend, ClusterChange, ClusterNode, ClusterStatus, Refused, RevisionStatus, TokenRequest, signing,
+};
 use shared_catalog::{Catalog, Command, Expected, Outcome, Refusal};
 use shared_identity::{names::Purpose, seal::SealKey, token::VerificationKeys};
 use shared_model::{Kind, Resource, ResourceKey, Revision, core::Zone, kind, strict};
 use shared_node::telemetry::Cause;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 pub struct Core {
@@ -23,6 +26,7 @@ pub struct Core {
     signer: signing::Signer,
     secrets: Secrets,
     metrics: Metrics,
+    porter: Arc<Porter>,
 }
 
 impl Core {
@@ -34,9 +38,11 @@ impl Core {
         zones: Arc<Zones>,
         seal: SealKey,
         metrics: Metrics,
+        porter: Arc<Porter>,
     ) -> Self {
         let secrets = Secrets::new(seal.clone());
-        Core { about, config, consensus, links, zones, signer: signing::Signer::new(seal), secrets, metrics }
+        let signer = signing::Signer::new(seal);
+        Core { about, config, consensus, links, zones, signer, secrets, metrics, porter }
     }
 
     fn catalog(&self) -> Arc<Catalog> {
@@ -45,16 +51,26 @@ impl Core {
 
     /// The outcome is applied and published here before it is answered: a read that follows a write sees it.
     async fn propose(&self, command: Command) -> Result<Outcome, Refused> {
-        let outcome = self.consensus.propose(command).await.map_err(|error| match error {
-            Error::TooLarge { .. } => Refused::TooLarge(error.to_string()),
-            error => Refused::Unavailable(error.to_string()),
-        })?;
+        let outcome = self.consensus.propose(command).await.map_err(refused)?;
         if let (Outcome::Stored { revision, .. } | Outcome::Deleted { revision }, Some(cause)) =
             (&outcome, Cause::current())
         {
             self.zones.follow(*revision, &cause);
         }
         Ok(outcome)
+    }
+
+    /// A write of a document, with what is secret in it sealed.
+    fn storing(&self, resource: Resource, expected: Expected) -> Command {
+        let stored = self.catalog().get(&resource.key()).cloned();
+        let resource = self.secrets.close(resource, stored.as_deref());
+        Command::put(&resource, expected, shared_node::time::now())
+    }
+
+    fn node_id(node: &str) -> Result<u64, Refused> {
+        let unknown =
+            || Refused::invalid("node", format!("{node:?} is not the id of a node: sixteen digits"));
+        u64::from_str_radix(node, 16).ok().filter(|_| node.len() == 16).ok_or_else(unknown)
     }
 
     /// A Zone goes with all that it brought, and goes last: whoever is interrupted finds it and deletes it again. One that is
@@ -105,6 +121,14 @@ impl Core {
     }
 }
 
+fn refused(error: Error) -> Refused {
+    match error {
+        Error::TooLarge { .. } => Refused::TooLarge(error.to_string()),
+        Error::Membership(reason) => Refused::Conflict(reason),
+        error => Refused::Unavailable(error.to_string()),
+    }
+}
+
 #[async_trait]
 impl Backend for Core {
     fn about(&self) -> About {
@@ -134,9 +158,7 @@ impl Backend for Core {
     }
 
     async fn put(&self, resource: Resource, expected: Expected) -> Result<Outcome, Refused> {
-        let stored = self.catalog().get(&resource.key()).cloned();
-        let resource = self.secrets.close(resource, stored.as_deref());
-        self.propose(Command::put(&resource, expected, shared_node::time::now())).await
+        self.propose(self.storing(resource, expected)).await
     }
 
     async fn delete(&self, key: ResourceKey, expected: Expected) -> Result<Outcome, Refused> {
@@ -152,6 +174,73 @@ impl Backend for Core {
             _ => {}
         }
         self.propose(Command::delete(key, expected, shared_node::time::now())).await
+    }
+
+    async fn put_once(
+        &self,
+        resource: Resource,
+        expected: Expected,
+        key: [u8; 16],
+    ) -> Result<Outcome, Refused> {
+        self.propose(self.storing(resource, expected).once(key)).await
+    }
+
+    /// The kinds whose deletion is more than one command are not deleted twice anyway: there is nothing left.
+    async fn delete_once(
+        &self,
+        key: ResourceKey,
+        expected: Expected,
+        once: [u8; 16],
+    ) -> Result<Outcome, Refused> {
+        match key.kind.as_str() {
+            kind::ZONE | kind::MESH if self.get(&key).is_some() => self.delete(key, expected).await,
+            _ => self.propose(Command::delete(key, expected, shared_node::time::now()).once(once)).await,
+        }
+    }
+
+    async fn catch_up(&self, writes: bool) -> Result<(), Refused> {
+        // What a leader judges by is what the write is compared with.
+        if writes && self.consensus.is_current_leader() {
+            return Ok(());
+        }
+        self.consensus.catch_up().await.map_err(refused)
+    }
+
+    async fn cluster(&self) -> Result<ClusterStatus, Refused> {
+        let nodes = self.consensus.overview().await;
+        let end = nodes.iter().filter_map(|(_, _, status)| Some(status.as_ref()?.last_index)).max();
+        let show = |(id, member, status): (u64, Member, Option<NodeStatus>)| ClusterNode {
+            node: format!("{id:016x}"),
+            address: member.address,
+            link: member.link,
+            role: status.as_ref().map_or("does not answer".to_owned(), |status| status.role.clone()),
+            term: status.as_ref().map(|status| status.term),
+            last_index: status.as_ref().map(|status| status.last_index),
+            applied_index: status.as_ref().map(|status| status.applied_index),
+            revision: status.as_ref().map(|status| status.revision),
+            lag: status.as_ref().and_then(|status| Some(end?.saturating_sub(status.applied_index))),
+            version: status.map(|status| status.version),
+        };
+        Ok(ClusterStatus {
+            cluster_id: self.consensus.cluster_id(),
+            answered_by: format!("{:016x}", self.consensus.node_id()),
+            nodes: nodes.into_iter().map(show).collect(),
+        })
+    }
+
+    async fn change_cluster(&self, change: ClusterChange) -> Result<(), Refused> {
+        let change = match change {
+            ClusterChange::Promote { node } => {
+                change::Kind::Promote(Promote { node_id: Core::node_id(&node)?, forced: true })
+            }
+            ClusterChange::Remove { node } => change::Kind::Remove(Core::node_id(&node)?),
+            ClusterChange::TransferLeadership { node } => change::Kind::Transfer(Core::node_id(&node)?),
+        };
+        self.consensus.change(change).await.map_err(refused)
+    }
+
+    async fn join_token(&self, valid_for: Duration) -> Result<String, Refused> {
+        self.porter.make_token(valid_for).await.map(|token| token.to_string()).map_err(refused)
     }
 
     fn revision_status(&self, revision: Revision) -> Option<RevisionStatus> {

@@ -13,6 +13,7 @@ use std::{
 const EXAMPLES: &str = "Examples:
   global-cp run --data-dir /var/lib/weft/global
   global-cp run --data-dir d/global --tls-san cp.example.com --api-https-bind 0.0.0.0:5682
+  global-cp run --data-dir /var/lib/weft/global --join https://cp-1:5683 --join-token-file join-token
   global-cp run --config global.yaml --print-config
   global-cp health
 
@@ -57,6 +58,24 @@ struct Run {
     /// The link that zones dial [default: 0.0.0.0:5685].
     #[arg(long, env = "WEFT_LINK_BIND", value_name = "ADDRESS")]
     link_bind: Option<SocketAddr>,
+    /// What the other nodes of the cluster dial, mutual TLS [default: 0.0.0.0:5683].
+    #[arg(long, env = "WEFT_PEER_BIND", value_name = "ADDRESS")]
+    peer_bind: Option<SocketAddr>,
+    /// Under which address the others reach it [default: this host's name and the port].
+    #[arg(long, env = "WEFT_PEER_ADVERTISE", value_name = "HOST:PORT")]
+    peer_advertise: Option<String>,
+    /// Under which address zones reach the link [default: this host's name and the port].
+    #[arg(long, env = "WEFT_LINK_ADVERTISE", value_name = "URL")]
+    link_advertise: Option<String>,
+    /// Joins the cluster of this node when the disk is empty; may be given several times, for several nodes.
+    #[arg(long, env = "WEFT_JOIN", value_delimiter = ',', value_name = "URL")]
+    join: Vec<String>,
+    /// Holds a join token: see `weftctl cluster join-token`.
+    #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE")]
+    join_token_file: Option<PathBuf>,
+    /// The longest time without a leader after which a node stands for election, the same on all nodes [default: 400ms].
+    #[arg(long, env = "WEFT_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = shared_model::Duration::parse)]
+    election_timeout: Option<shared_model::Duration>,
     /// Metrics and health [default: 127.0.0.1:5680].
     #[arg(long, env = "WEFT_DIAGNOSTICS_BIND", value_name = "ADDRESS")]
     diagnostics_bind: Option<SocketAddr>,
@@ -82,6 +101,9 @@ impl Run {
             }
         };
         let Run { data_dir, api_bind, api_https_bind, link_bind, diagnostics_bind, tls_san, .. } = self;
+        let Run {
+            peer_bind, peer_advertise, link_advertise, join, join_token_file, election_timeout, ..
+        } = self;
         config.data_dir = data_dir.unwrap_or(config.data_dir);
         config.api_bind = api_bind.unwrap_or(config.api_bind);
         config.api_https_bind = api_https_bind.unwrap_or(config.api_https_bind);
@@ -90,13 +112,25 @@ impl Run {
         if !tls_san.is_empty() {
             config.tls_san = tls_san;
         }
+        config.peer_bind = peer_bind.unwrap_or(config.peer_bind);
+        config.peer_advertise = peer_advertise.or(config.peer_advertise);
+        config.link_advertise = link_advertise.or(config.link_advertise);
+        if !join.is_empty() {
+            config.join = join;
+        }
+        config.join_token_file = join_token_file.or(config.join_token_file);
+        config.election_timeout = election_timeout.unwrap_or(config.election_timeout);
         Ok(config)
     }
 }
 
+/// openraft tells several times a second of every replica that it cannot reach. A zone that is away is no news after its
+/// link has closed, and what ends the node comes by another way.
+const QUIET: &str = "openraft::replication=off";
+
 /// Runs what the command line asks for.
 pub fn main() -> Result<()> {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
     match cli.command {
         Command::Version => println!("global-cp {}", shared_node::VERSION),
         Command::Health { diagnostics_bind } => health(diagnostics_bind)?,
@@ -108,6 +142,7 @@ pub fn main() -> Result<()> {
                 return Ok(());
             }
             config.check()?;
+            cli.telemetry.log_level = format!("{},{QUIET}", cli.telemetry.log_level);
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let ended = runtime.block_on(async {
                 let _telemetry = telemetry::init(&cli.telemetry, "global-cp")?;

@@ -1,7 +1,8 @@
 //! What the operator chooses: a YAML file, overridden by `WEFT_…` variables, overridden by flags.
+use crate::peers::papers;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
-use shared_model::names;
+use shared_model::{Duration, names};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -19,6 +20,22 @@ pub struct Config {
     pub api_https_bind: SocketAddr,
     /// The link that zones dial, TLS.
     pub link_bind: SocketAddr,
+    /// What the other nodes of the cluster dial, mutual TLS.
+    pub peer_bind: SocketAddr,
+    /// `host:port` under which the others reach `peerBind`; made of it and this host's name when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_advertise: Option<String>,
+    /// `https://host:port` under which zones reach `linkBind`; made of it and this host's name when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link_advertise: Option<String>,
+    /// Nodes of the cluster that an empty disk joins, `https://host:5683`. Of no account once the disk belongs to one.
+    pub join: Vec<String>,
+    /// The join token, used once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join_token_file: Option<PathBuf>,
+    /// The longest time without a leader after which a node stands for election. The same on all nodes; wider where they
+    /// are further apart. An eighth of it is the heartbeat.
+    pub election_timeout: Duration,
     /// Metrics and health.
     pub diagnostics_bind: SocketAddr,
     /// Further names of the serving certificate.
@@ -33,6 +50,12 @@ impl Default for Config {
             api_bind: loopback(5681),
             api_https_bind: loopback(5682),
             link_bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5685)),
+            peer_bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5683)),
+            peer_advertise: None,
+            link_advertise: None,
+            join: Vec::new(),
+            join_token_file: None,
+            election_timeout: Duration(std::time::Duration::from_millis(400)),
             diagnostics_bind: loopback(5680),
             tls_san: Vec::new(),
         }
@@ -65,6 +88,26 @@ impl Config {
                 "--tls-san {name:?} is no DNS name and no address"
             );
         }
+        for peer in self.join.iter().chain(&self.peer_advertise) {
+            papers::host_and_port(peer)?;
+        }
+        ensure!(
+            self.join.is_empty() || self.join_token_file.is_some(),
+            "--join needs --join-token-file: `weftctl cluster join-token` prints a token"
+        );
+        if let Some(link) = &self.link_advertise {
+            ensure!(
+                link.starts_with("https://"),
+                "--link-advertise {link:?} is not of the form https://host:5685"
+            );
+            papers::host_and_port(link)?;
+        }
+        let election = self.election_timeout.0;
+        ensure!(
+            (std::time::Duration::from_millis(100)..=std::time::Duration::from_secs(60)).contains(&election),
+            "--election-timeout {} is not between 100ms and 1m",
+            self.election_timeout
+        );
         Ok(())
     }
 

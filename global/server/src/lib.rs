@@ -15,5 +15,6 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod metrics;
+pub mod peers;
 mod secrets;
 pub mod zones;

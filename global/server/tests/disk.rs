@@ -31,7 +31,8 @@ fn start(dir: &Path, kilobytes: &str) -> Running {
     let mut child = Command::new("bash")
         .args(["-c", &limit, "bash", env!("CARGO_BIN_EXE_global-cp"), "run", "--data-dir"])
         .arg(dir)
-        .args(["--api-bind", any, "--api-https-bind", any, "--link-bind", any, "--diagnostics-bind", any])
+        .args(["--api-bind", any, "--api-https-bind", any, "--link-bind", any, "--peer-bind", any])
+        .args(["--diagnostics-bind", any])
         .stderr(Stdio::piped())
         .spawn()
         .expect("a shell");

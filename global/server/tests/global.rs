@@ -120,7 +120,8 @@ async fn what_stands_in_the_way_of_a_start_is_one_sentence() {
         api_https_bind: ([127, 0, 0, 1], 0).into(),
         link_bind: ([127, 0, 0, 1], 0).into(),
         diagnostics_bind: ([127, 0, 0, 1], 0).into(),
-        tls_san: Vec::new(),
+        peer_bind: ([127, 0, 0, 1], 0).into(),
+        ..Config::default()
     };
     let free = ([127, 0, 0, 1], 0).into();
     for (config, wanted) in [

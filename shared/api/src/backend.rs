@@ -1,5 +1,9 @@
 //! What the API asks of the control plane behind it.
-use crate::{error::Refused, revision::RevisionStatus};
+use crate::{
+    cluster::{ClusterChange, ClusterStatus},
+    error::Refused,
+    revision::RevisionStatus,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
@@ -54,6 +58,46 @@ pub trait Backend: Send + Sync + 'static {
     async fn put(&self, resource: Resource, expected: Expected) -> Result<Outcome, Refused>;
 
     async fn delete(&self, key: ResourceKey, expected: Expected) -> Result<Outcome, Refused>;
+
+    /// A write that its caller may send again under the same key: it counts once, and the second answer is the first's.
+    async fn put_once(
+        &self,
+        resource: Resource,
+        expected: Expected,
+        _key: [u8; 16],
+    ) -> Result<Outcome, Refused> {
+        self.put(resource, expected).await
+    }
+
+    /// A deletion that its caller may send again under the same key.
+    async fn delete_once(
+        &self,
+        key: ResourceKey,
+        expected: Expected,
+        _once: [u8; 16],
+    ) -> Result<Outcome, Refused> {
+        self.delete(key, expected).await
+    }
+
+    /// Returns once what is read here is as new as everything that was acknowledged anywhere before the call. `writes`:
+    /// the read only judges a write, which is judged again where it is stored.
+    async fn catch_up(&self, _writes: bool) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    /// The nodes of this control plane.
+    async fn cluster(&self) -> Result<ClusterStatus, Refused> {
+        Err(Refused::NotFound("this control plane is no cluster".into()))
+    }
+
+    async fn change_cluster(&self, _change: ClusterChange) -> Result<(), Refused> {
+        Err(Refused::NotFound("this control plane is no cluster".into()))
+    }
+
+    /// A token with which one node may join.
+    async fn join_token(&self, _valid_for: Duration) -> Result<String, Refused> {
+        Err(Refused::NotFound("this control plane is no cluster".into()))
+    }
 
     /// True for a resource that this control plane only follows: at a federated zone, all that comes from global.
     fn is_followed(&self, _key: &ResourceKey) -> bool {

@@ -10,6 +10,7 @@
 //! ```
 pub mod access;
 pub mod backend;
+pub mod cluster;
 pub mod error;
 pub mod listing;
 pub mod revision;
@@ -19,6 +20,7 @@ pub mod signing;
 
 pub use access::Door;
 pub use backend::{About, Backend, Mode, TokenRequest};
+pub use cluster::{ClusterChange, ClusterNode, ClusterStatus};
 pub use error::Refused;
 pub use revision::{ProxyRefusal, RevisionStatus, WriteReply, ZoneStatus};
 pub use routes::router;

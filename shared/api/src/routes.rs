@@ -1,4 +1,5 @@
 //! The routes. Each kind gets its own literal paths, so that no name of a resource can hide a fixed segment.
+mod cluster;
 mod documents;
 mod extract;
 mod inspect;
@@ -19,12 +20,15 @@ use axum::{
     extract::{ConnectInfo, DefaultBodyLimit, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use shared_model::{document::DOCUMENT_MAX, kind};
 use std::{net::SocketAddr, sync::Arc};
 use tracing::{Instrument as _, Span, field::Empty};
+
+/// Paths whose answer does not depend on what is stored.
+const OWN: &[&str] = &["/", "/config", "/policies", "/_resources", "/who-am-i"];
 
 /// What every handler is given.
 #[derive(Clone)]
@@ -52,6 +56,11 @@ pub fn router(backend: Arc<dyn Backend>, door: Door) -> Router {
         .route("/who-am-i", get(system::who_am_i))
         .route("/_kri/{kri}", get(resources::by_kri))
         .route("/_revisions/{revision}", get(revisions::status))
+        .route("/_cluster", get(cluster::status))
+        .route("/_cluster/join-tokens", post(cluster::join_token))
+        .route("/_cluster/nodes/{node}", delete(cluster::remove))
+        .route("/_cluster/nodes/{node}/promote", post(cluster::promote))
+        .route("/_cluster/nodes/{node}/transfer-leadership", post(cluster::transfer))
         .route("/_check", post(documents::check))
         .route("/tokens/dataplane", post(tokens::dataplane))
         .route("/tokens/zone", post(tokens::zone))
@@ -82,7 +91,17 @@ async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Resp
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             let span = write_span(&method, &path, &user);
-            let answer = next.run(request).instrument(span.clone()).await;
+            let uri = request.uri().clone();
+            let answer = match fresh(&api, &method, &uri).await {
+                Ok(seen) => {
+                    let mut answer = next.run(request).instrument(span.clone()).await;
+                    if let Some(seen) = seen {
+                        answer.headers_mut().entry(resources::REVISION).or_insert(seen);
+                    }
+                    answer
+                }
+                Err(refused) => refused.into_response(),
+            };
             span.record("status", answer.status().as_u16());
             if let Some(revision) =
                 answer.headers().get(resources::REVISION).and_then(|text| text.to_str().ok())
@@ -115,6 +134,37 @@ fn write_span(method: &Method, path: &str, user: &str) -> Span {
         return Span::none();
     }
     tracing::debug_span!("write", %method, path, user, status = Empty, revision = Empty)
+}
+
+/// Reads are as new as every acknowledged write, unless the caller asks for what is here with `?consistency=stale`. Gives
+/// the revision that the answer to a read has at least seen.
+async fn fresh(api: &Api, method: &Method, uri: &Uri) -> Result<Option<HeaderValue>, Refused> {
+    // What the control plane says of itself.
+    if OWN.contains(&uri.path()) || uri.path().starts_with("/_cluster") {
+        return Ok(None);
+    }
+    let reads = method == Method::GET || method == Method::HEAD;
+    let query = uri.query().unwrap_or_default();
+    let asked = query.split('&').find_map(|pair| pair.strip_prefix("consistency="));
+    match asked {
+        None | Some("" | "linearizable") => {
+            api.backend.catch_up(!reads).await.map_err(|refused| match refused {
+                Refused::Unavailable(reason) if reads => Refused::Unavailable(format!(
+                    "{reason}: what this node has may be read with ?consistency=stale"
+                )),
+                refused => refused,
+            })?;
+        }
+        Some("stale") if reads => {}
+        Some(other) => {
+            let reason = match reads {
+                true => format!("{other:?} is neither linearizable nor stale"),
+                false => "is for reads".to_owned(),
+            };
+            return Err(Refused::invalid("consistency", reason));
+        }
+    }
+    Ok(reads.then(|| HeaderValue::from(api.backend.revision().0)))
 }
 
 fn identify(api: &Api, request: &Request) -> Result<Caller, Refused> {

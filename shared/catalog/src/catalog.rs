@@ -13,6 +13,9 @@ pub const TOMBSTONES_KEPT: usize = 100_000;
 /// Of how many revisions the time is remembered: those whose propagation somebody may still watch.
 pub const APPLIED_KEPT: usize = 10_000;
 
+/// How many outcomes of [`Command::Once`] are remembered: some seconds of the highest rate, hours of a usual one.
+pub const ANSWERS_KEPT: usize = 32_768;
+
 /// Whether the meshes of mesh-scoped resources are in the same catalog.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Meshes {
@@ -37,6 +40,9 @@ pub struct Catalog {
     pub(crate) horizon: Revision,
     /// Milliseconds since 1970 of the commands that made the newest revisions.
     pub(crate) applied: OrdMap<Revision, i64>,
+    /// What became of the commands with a key, each with its place in the order.
+    pub(crate) answers: OrdMap<[u8; 16], (u64, Outcome)>,
+    pub(crate) answered: OrdMap<u64, [u8; 16]>,
 }
 
 /// One step of the feed.
@@ -152,8 +158,30 @@ impl Catalog {
         let outcome = match command {
             Command::Put { resource, expected, at_ms } => self.put(resource, *expected, *at_ms),
             Command::Delete { key, expected, at_ms } => self.delete(key, *expected, *at_ms),
+            Command::Once { key, command } => return self.once(key, command),
         };
         outcome.unwrap_or_else(Outcome::Refused)
+    }
+
+    fn once(&mut self, key: &[u8; 16], command: &Command) -> Outcome {
+        if let Some((_, outcome)) = self.answers.get(key) {
+            return outcome.clone();
+        }
+        let outcome = self.apply(command);
+        self.remember(*key, outcome.clone());
+        outcome
+    }
+
+    pub(crate) fn remember(&mut self, key: [u8; 16], outcome: Outcome) {
+        let place = self.answered.get_max().map_or(0, |(place, _)| place + 1);
+        self.answers.insert(key, (place, outcome));
+        self.answered.insert(place, key);
+        while self.answered.len() > ANSWERS_KEPT {
+            let Some(oldest) = self.answered.get_min().map(|(place, _)| *place) else { break };
+            if let Some(key) = self.answered.remove(&oldest) {
+                self.answers.remove(&key);
+            }
+        }
     }
 
     fn put(&mut self, resource: &[u8], expected: Expected, at_ms: i64) -> Result<Outcome, Refusal> {

@@ -29,6 +29,12 @@ pub enum Command {
         expected: Expected,
         at_ms: i64,
     },
+    /// A command that its writer may send again because the answer was lost: the first one under a key counts, later ones
+    /// get its outcome. Keys are remembered for a while only, see [`crate::ANSWERS_KEPT`].
+    Once {
+        key: [u8; 16],
+        command: Box<Command>,
+    },
 }
 
 impl Command {
@@ -43,11 +49,20 @@ impl Command {
         Command::Delete { key, expected, at_ms: at.timestamp_millis() }
     }
 
+    /// The same command under a key, so that it counts once however often it is sent.
+    pub fn once(self, key: [u8; 16]) -> Command {
+        match self {
+            Command::Once { .. } => self,
+            command => Command::Once { key, command: Box::new(command) },
+        }
+    }
+
     /// Roughly how many bytes it takes in a log.
     pub fn size(&self) -> usize {
         match self {
             Command::Put { resource, .. } => resource.len() + 32,
             Command::Delete { key, .. } => key.kind.len() + key.mesh.len() + key.name.len() + 32,
+            Command::Once { command, .. } => command.size() + 16,
         }
     }
 }

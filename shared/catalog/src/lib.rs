@@ -20,7 +20,7 @@ mod command;
 pub mod octets;
 mod outcome;
 
-pub use catalog::{APPLIED_KEPT, Catalog, Change, Meshes, TOMBSTONES_KEPT};
+pub use catalog::{ANSWERS_KEPT, APPLIED_KEPT, Catalog, Change, Meshes, TOMBSTONES_KEPT};
 pub use codec::Error;
 pub use command::{Command, Expected};
 pub use outcome::{Outcome, Refusal};

@@ -1,8 +1,8 @@
 //! Certificate authorities and the leaves that they issue. All keys are P-256.
 use crate::Error;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use shared_model::Timestamp;
 use std::{fmt, time::Duration};
@@ -105,6 +105,31 @@ impl Authority {
         self.issue(common_name, names, vec![ExtendedKeyUsagePurpose::ServerAuth], not_before, lifetime)
     }
 
+    /// A certificate for the key of a request, to serve and to call under `names` (DNS) and `uri`. What the request asks
+    /// for beside its key is of no account. Gives the leaf, then this authority.
+    pub fn issue_requested(
+        &self,
+        csr_pem: &str,
+        names: &[String],
+        uri: &str,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<String, Error> {
+        let request = CertificateSigningRequestParams::from_pem(csr_pem)?;
+        let mut params = params("weft node", now, lifetime);
+        params.subject_alt_names.push(SanType::URI(text(uri)?));
+        for name in names {
+            params.subject_alt_names.push(SanType::DnsName(text(name)?));
+        }
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let leaf = params.signed_by(&request.public_key, &self.issuer)?;
+        Ok(format!("{}{}", leaf.pem(), self.cert_pem))
+    }
+
     fn issue(
         &self,
         common_name: &str,
@@ -159,6 +184,41 @@ pub fn renew_at(not_before: Timestamp, not_after: Timestamp, jitter: f64) -> Tim
     not_before + lifetime.mul_f64(2.0 / 3.0 - 0.1 * jitter.clamp(0.0, 1.0))
 }
 
+/// A new key, and the request for a certificate of it, both PEM.
+pub fn request_key() -> Result<(String, String), Error> {
+    let key = KeyPair::generate()?;
+    let request = CertificateParams::default().serialize_request(&key)?;
+    Ok((key.serialize_pem(), request.pem()?))
+}
+
+/// SHA-256 of the first certificate in a PEM text, hexadecimal.
+pub fn fingerprint(pem: &str) -> Result<String, Error> {
+    let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes())
+        .map_err(|error| Error::Certificate(error.to_string()))?;
+    Ok(fingerprint_of(&block.contents))
+}
+
+/// SHA-256 of a certificate in DER, hexadecimal.
+pub fn fingerprint_of(der: &[u8]) -> String {
+    crate::hex(&crate::digest(&[der]))
+}
+
+/// The URIs among the names of a certificate in DER.
+pub fn uris(der: &[u8]) -> Result<Vec<String>, Error> {
+    let bad = |reason: String| Error::Certificate(reason);
+    let (_, certificate) =
+        x509_parser::parse_x509_certificate(der).map_err(|error| bad(error.to_string()))?;
+    let names = certificate.subject_alternative_name().map_err(|error| bad(error.to_string()))?;
+    let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+    Ok(names
+        .iter()
+        .filter_map(|name| match name {
+            x509_parser::extensions::GeneralName::URI(uri) => Some((*uri).to_owned()),
+            _ => None,
+        })
+        .collect())
+}
+
 /// Until when a PEM certificate is valid.
 pub fn not_after(pem: &str) -> Result<Timestamp, Error> {
     let bad = |reason: String| Error::Certificate(reason);
@@ -197,6 +257,20 @@ mod tests {
             assert_eq!(not_after(&leaf.chain_pem).expect("a time"), now() + HOUR);
             assert!(!format!("{leaf:?}").contains("PRIVATE"));
         }
+    }
+
+    #[test]
+    fn a_requested_leaf_has_the_names_that_the_authority_chose() {
+        let authority = Authority::generate("weft test", None, now(), 10 * HOUR).expect("an authority");
+        let (key, csr) = request_key().expect("a key");
+        let names = ["node-1.peers".to_owned()];
+        let chain = authority.issue_requested(&csr, &names, "weft://c/node/1", now(), HOUR).expect("a leaf");
+        assert!(key.contains("PRIVATE KEY") && chain.ends_with(authority.cert_pem()));
+        let (rest, leaf) = x509_parser::pem::parse_x509_pem(chain.as_bytes()).expect("pem");
+        assert_eq!(uris(&leaf.contents).expect("names"), ["weft://c/node/1"]);
+        let (_, ca) = x509_parser::pem::parse_x509_pem(rest).expect("pem");
+        assert_eq!(fingerprint_of(&ca.contents), fingerprint(authority.cert_pem()).expect("pem"));
+        assert!(authority.issue_requested("rubbish", &names, "weft://c", now(), HOUR).is_err());
     }
 
     #[test]

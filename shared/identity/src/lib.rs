@@ -14,6 +14,23 @@ pub mod names;
 pub mod seal;
 pub mod token;
 
+/// SHA-256: of one part as it is, of several each with its length before it.
+pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    match parts {
+        [only] => context.update(only),
+        several => several.iter().for_each(|part| {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part);
+        }),
+    }
+    context.finish().as_ref().try_into().expect("SHA-256 gives 32 bytes")
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// What went wrong with a key, a certificate or a sealed secret.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

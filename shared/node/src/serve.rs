@@ -21,6 +21,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
+/// The certificate that a client has shown and that was verified, in DER: an extension of its requests.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate(pub Arc<[u8]>);
+
 /// A client that has not finished its TLS handshake or its first header by then is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 peer is asked whether it is still there, and how long it may take to say so.
@@ -101,9 +105,13 @@ async fn connection(
     shutdown: CancellationToken,
 ) {
     match tls {
-        None => speak(stream, peer, router, shutdown).await,
+        None => speak(stream, peer, None, router, shutdown).await,
         Some(tls) => match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
-            Ok(Ok(stream)) => speak(stream, peer, router, shutdown).await,
+            Ok(Ok(stream)) => {
+                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                let shown = shown.map(|leaf| ClientCertificate(Arc::from(leaf.as_ref())));
+                speak(stream, peer, shown, router, shutdown).await;
+            }
             Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
             Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
         },
@@ -113,11 +121,15 @@ async fn connection(
 async fn speak(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
+    shown: Option<ClientCertificate>,
     router: Router,
     shutdown: CancellationToken,
 ) {
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(shown) = &shown {
+            request.extensions_mut().insert(shown.clone());
+        }
         router.clone().oneshot(request.map(Body::new))
     });
     let mut builder = Builder::new(TokioExecutor::new());

@@ -1,9 +1,16 @@
 //! TLS: the certificate that a server shows, made on the first start, and the roots that a client trusts.
 use crate::{file, time};
 use anyhow::{Context as _, Result};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-use shared_identity::ca::Authority;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    server::WebPkiClientVerifier,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+use shared_identity::ca::{self, Authority};
 use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -79,17 +86,105 @@ impl ServingCert {
 
 /// Fails for a certificate that is not the key's.
 fn pair(chain_pem: &str, key_pem: &str) -> Result<ServerConfig> {
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).context("the server's key")?;
-    Ok(ServerConfig::builder().with_no_client_auth().with_single_cert(certificates(chain_pem)?, key)?)
+    let builder = ServerConfig::builder().with_no_client_auth();
+    Ok(builder.with_single_cert(certificates(chain_pem)?, private_key(key_pem)?)?)
+}
+
+/// A server's side of TLS 1.3 that asks clients for a certificate of the authorities in `ca_pem`. One that shows none is
+/// let in too, and has no [`crate::serve::ClientCertificate`]; one that shows another is not.
+pub fn mutual_server_config(ca_pem: &str, chain_pem: &str, key_pem: &str) -> Result<Arc<ServerConfig>> {
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots(ca_pem)?)).allow_unauthenticated().build()?;
+    let mut config = ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(chain_pem)?, private_key(key_pem)?)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A client's side of TLS 1.3 that shows a certificate, for HTTP/2.
+pub fn mutual_client_config(ca_pem: &str, chain_pem: &str, key_pem: &str) -> Result<ClientConfig> {
+    let mut config = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+        .with_root_certificates(roots(ca_pem)?)
+        .with_client_auth_cert(certificates(chain_pem)?, private_key(key_pem)?)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// A client's side of TLS 1.3 that knows its authority only by fingerprint: the server must show it in its chain, and is
+/// then verified against it as against any root.
+pub fn pinned_client_config(fingerprint: &str) -> Result<ClientConfig> {
+    let verifier = Arc::new(Pinned { fingerprint: fingerprint.to_owned() });
+    let mut config = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+#[derive(Debug)]
+struct Pinned {
+    fingerprint: String,
+}
+
+impl Pinned {
+    /// The usual verifier, with the pinned authority as its only root.
+    fn verifier(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+        let pinned = chain.iter().find(|shown| ca::fingerprint_of(shown) == self.fingerprint);
+        let pinned = pinned.ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(pinned.clone().into_owned())?;
+        WebPkiServerVerifier::builder(Arc::new(roots))
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))
+    }
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verifier = self.verifier(intermediates)?;
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).context("the key")
 }
 
 fn wanted_names(extra: &[String]) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = extra.iter().cloned().collect();
     names.extend(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
-    let host = gethostname::gethostname().to_string_lossy().to_ascii_lowercase();
-    if !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.') {
-        names.insert(host);
-    }
+    names.extend(host_name());
     let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let addresses = if_addrs::get_if_addrs().unwrap_or_default();
     names.extend(
@@ -102,11 +197,23 @@ fn wanted_names(extra: &[String]) -> BTreeSet<String> {
     names
 }
 
+/// This host's name, if it is one that a certificate can hold.
+pub fn host_name() -> Option<String> {
+    let host = gethostname::gethostname().to_string_lossy().to_ascii_lowercase();
+    let good = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
+    good.then_some(host)
+}
+
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     let found =
         CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().context("not PEM")?;
     anyhow::ensure!(!found.is_empty(), "holds no certificate");
     Ok(found)
+}
+
+/// The first certificate of a chain, in DER.
+pub fn leaf_of(chain_pem: &str) -> Result<Vec<u8>> {
+    certificates(chain_pem).map(|chain| chain[0].to_vec())
 }
 
 /// The roots in a PEM text.

@@ -33,7 +33,7 @@ struct Stored {
 
 impl Identity {
     /// None when the directory is new.
-    pub(crate) fn read(dir: &Path) -> Result<Option<Identity>, Error> {
+    pub fn read(dir: &Path) -> Result<Option<Identity>, Error> {
         let path = dir.join(FILE);
         match fs::read(&path) {
             Ok(text) => {

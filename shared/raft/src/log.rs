@@ -117,6 +117,11 @@ impl LogStore {
         state.vote.is_none() && state.last.is_none()
     }
 
+    /// Term and index of the last entry, zeros for none: the order in which logs are compared.
+    pub fn end(&self) -> (u64, u64) {
+        self.state().last.map_or((0, 0), |last| (last.leader_id.term, last.index))
+    }
+
     pub(crate) fn purged(&self) -> Option<LogId> {
         self.state().purged
     }

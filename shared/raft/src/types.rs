@@ -30,8 +30,10 @@ pub struct Batch(pub Vec<Command>);
 /// A node of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// Where voters reach it; empty for a zone, which dials.
+    /// Where its peers reach it, `host:port`; empty for a zone, which dials.
     pub address: String,
+    /// Where zones reach it, `https://host:port`; empty for a zone.
+    pub link: String,
     /// The zone that a learner serves; empty for a voter.
     pub zone: String,
 }
@@ -46,10 +48,8 @@ pub fn learner_id(random: u64) -> u64 {
 
 /// Settings of voters and learners alike. Times are in milliseconds.
 ///
-/// Heartbeats keep voters from elections. A voter that is alone has nobody to keep, and stands for election as soon as it
-/// starts; learners stand for none. To them a heartbeat is the second chance of a commit whose message was lost, and each
-/// costs all of them a message: one each second is enough. The interval is also how long openraft waits for an answer to
-/// an append before it asks again.
+/// Those that keep voters from elections depend on how far apart they are, and are set where voters run; a learner has
+/// none of its own.
 pub fn config() -> openraft::Config {
     openraft::Config {
         cluster_name: "weft".to_owned(),

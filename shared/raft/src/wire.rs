@@ -1,27 +1,34 @@
-//! The leader's messages to a learner as bytes, and the answers.
+//! Messages between replicas as bytes: the leader's and a candidate's, commands on their way to the leader, the answers.
 //!
 //! A version byte, then bincode. What comes from a network is bounded by [`LIMIT`] before anything is allocated for it.
 use crate::{Error, TypeConfig};
 use openraft::raft;
 use serde::{Serialize, de::DeserializeOwned};
+use shared_catalog::{Command, Outcome};
 
 pub type AppendEntriesRequest = raft::AppendEntriesRequest<TypeConfig>;
 pub type AppendEntriesResponse = raft::AppendEntriesResponse<u64>;
 pub type InstallSnapshotRequest = raft::InstallSnapshotRequest<TypeConfig>;
 pub type InstallSnapshotResponse = raft::InstallSnapshotResponse<u64>;
+pub type VoteRequest = raft::VoteRequest<u64>;
+pub type VoteResponse = raft::VoteResponse<u64>;
 
 /// A body larger than this is refused, in bytes: the largest message of a link.
 pub const LIMIT: usize = 16 << 20;
 
 const VERSION: u8 = 1;
 
-/// A message between a leader and a learner.
+/// A message between replicas.
 pub trait Message: Serialize + DeserializeOwned {}
 
 impl Message for AppendEntriesRequest {}
 impl Message for AppendEntriesResponse {}
 impl Message for InstallSnapshotRequest {}
 impl Message for InstallSnapshotResponse {}
+impl Message for VoteRequest {}
+impl Message for VoteResponse {}
+impl Message for Command {}
+impl Message for Outcome {}
 
 pub fn encode(message: &impl Message) -> Vec<u8> {
     let mut body = vec![VERSION];

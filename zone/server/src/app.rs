@@ -309,10 +309,12 @@ async fn load(
 }
 
 fn target(config: &Config, instance: &str) -> Option<Target> {
+    config.global.as_ref()?;
     Some(Target {
         zone: config.zone.clone(),
         instance: instance.to_owned(),
-        url: config.global.clone()?,
+        seeds: config.seeds(),
+        members_file: config.data_dir.join("global-members.json"),
         ca_file: config.global_ca_file.clone()?,
         token_file: config.zone_token_file.clone()?,
     })

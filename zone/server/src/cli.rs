@@ -62,8 +62,8 @@ struct Run {
     /// Where the zone keeps its state.
     #[arg(long, env = "WEFT_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The link of the global control plane to follow, for example https://global.example:5685; without it the zone
-    /// stands alone.
+    /// The link of the global control plane to follow, for example https://global.example:5685; of several nodes, with
+    /// commas between. Without it the zone stands alone.
     #[arg(long, env = "WEFT_GLOBAL", value_name = "URL")]
     global: Option<String>,
     /// The CA that signed global's certificate, PEM.

@@ -13,7 +13,8 @@ pub struct Config {
     pub zone: String,
     /// Where the zone keeps its state.
     pub data_dir: PathBuf,
-    /// The link of the global control plane, `https://host:5685`. Absent: the zone stands alone.
+    /// The link of the global control plane, `https://host:5685`; of several nodes, with commas between. They are where
+    /// the zone begins: global tells it of all its nodes. Absent: the zone stands alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub global: Option<String>,
     /// The authority that global's certificate is checked against.
@@ -71,6 +72,12 @@ impl Config {
         self.global.is_some()
     }
 
+    /// The addresses of global that were named.
+    pub fn seeds(&self) -> Vec<String> {
+        let urls = self.global.iter().flat_map(|global| global.split(','));
+        urls.map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect()
+    }
+
     /// Refuses what cannot work, before anything is touched.
     pub fn check(&self) -> Result<()> {
         ensure!(!self.zone.is_empty(), "--zone is missing: the name of this zone");
@@ -83,10 +90,13 @@ impl Config {
         );
         match &self.global {
             Some(url) => {
-                let uri: http::Uri =
-                    url.parse().with_context(|| format!("--global {url:?} is not an address"))?;
-                let https = uri.scheme_str() == Some("https") && uri.host().is_some();
-                ensure!(https, "--global {url:?} is not of the form https://host:5685");
+                ensure!(!self.seeds().is_empty(), "--global {url:?} is not of the form https://host:5685");
+                for url in self.seeds() {
+                    let uri: http::Uri =
+                        url.parse().with_context(|| format!("--global {url:?} is not an address"))?;
+                    let https = uri.scheme_str() == Some("https") && uri.host().is_some();
+                    ensure!(https, "--global {url:?} is not of the form https://host:5685");
+                }
                 ensure!(
                     self.global_ca_file.is_some(),
                     "--global needs --global-ca-file, to know who answers"

@@ -92,10 +92,9 @@ impl Progress {
         self.lock().of(source).newest()
     }
 
-    /// What moved among global's revisions since this was last asked; with `all`, everything that is kept.
-    pub fn take_followed(&self, all: bool) -> Vec<Report> {
-        let mut trackers = self.lock();
-        if all { trackers.followed.take_all() } else { trackers.followed.take_changed() }
+    /// What moved among global's revisions since a reader's last call; see [`Tracker::changed_since`].
+    pub fn followed_since(&self, seen: u64) -> (u64, Vec<Report>) {
+        self.lock().followed.changed_since(seen)
     }
 
     fn settle(&self, proxy: &ProxyId, mut step: impl FnMut(&mut Tracker) -> Vec<Done>, pushed: bool) {

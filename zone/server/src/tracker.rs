@@ -24,8 +24,9 @@ pub struct Tracker {
     revisions: BTreeMap<Revision, Entry>,
     /// Revisions in which a proxy is pending.
     waiting: BTreeMap<ProxyId, BTreeSet<Revision>>,
-    /// Revisions that moved since [`Tracker::take_changed`] was last asked.
-    changed: BTreeSet<Revision>,
+    /// When each revision moved last, on a clock that counts the moves.
+    changed: BTreeMap<Revision, u64>,
+    clock: u64,
     newest: Revision,
 }
 
@@ -89,7 +90,7 @@ impl Tracker {
         };
         self.revisions.insert(revision, entry);
         self.newest = self.newest.max(revision);
-        self.changed.insert(revision);
+        self.touch(revision);
         while self.revisions.len() > KEPT {
             if let Some((oldest, entry)) = self.revisions.pop_first() {
                 self.changed.remove(&oldest);
@@ -136,7 +137,7 @@ impl Tracker {
         for revision in reached {
             if let Some(entry) = self.revisions.get_mut(&revision) {
                 entry.refused.insert(proxy.clone(), reason.clone());
-                self.changed.insert(revision);
+                self.touch(revision);
             }
         }
     }
@@ -176,15 +177,16 @@ impl Tracker {
         self.newest
     }
 
-    /// Reports of what moved since the last call.
-    pub fn take_changed(&mut self) -> Vec<Report> {
-        std::mem::take(&mut self.changed).into_iter().filter_map(|revision| self.report(revision)).collect()
+    /// Reports of what moved since a reader's last call, and what it has to say the next time. A reader begins with 0,
+    /// and gets everything that is kept.
+    pub fn changed_since(&self, seen: u64) -> (u64, Vec<Report>) {
+        let moved = self.changed.iter().filter(|(_, at)| **at > seen);
+        (self.clock, moved.filter_map(|(revision, _)| self.report(*revision)).collect())
     }
 
-    /// Reports of everything that is kept, for a reader that starts anew.
-    pub fn take_all(&mut self) -> Vec<Report> {
-        self.changed = self.revisions.keys().copied().collect();
-        self.take_changed()
+    fn touch(&mut self, revision: Revision) {
+        self.clock += 1;
+        self.changed.insert(revision, self.clock);
     }
 
     fn settle(
@@ -209,7 +211,7 @@ impl Tracker {
                 entry.settled = Some(now);
             }
             done.push(Done { revision, after: after.unwrap_or_default(), settled });
-            self.changed.insert(revision);
+            self.touch(revision);
             self.forget(proxy, revision);
         }
         done
@@ -329,9 +331,10 @@ mod tests {
     fn what_changed_is_told_once_and_everything_again_when_asked() {
         let mut tracker = Tracker::default();
         tracker.applied(Revision(5), 50, at(0), at(0), touched(&[]));
-        assert_eq!(tracker.take_changed().len(), 1);
-        assert_eq!(tracker.take_changed().len(), 0);
-        assert_eq!(tracker.take_all().len(), 1);
+        let (seen, reports) = tracker.changed_since(0);
+        assert_eq!(reports.len(), 1);
+        assert_eq!(tracker.changed_since(seen), (seen, vec![]));
+        assert_eq!(tracker.changed_since(0).1.len(), 1);
     }
 
     #[test]

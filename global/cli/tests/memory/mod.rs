@@ -3,7 +3,10 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use shared_api::{About, Backend, Mode, Refused, RevisionStatus, TokenRequest, ZoneStatus, signing};
+use shared_api::{
+    About, Backend, ClusterChange, ClusterNode, ClusterStatus, Mode, Refused, RevisionStatus, TokenRequest,
+    ZoneStatus, signing,
+};
 use shared_catalog::{Catalog, Command, Expected, Outcome};
 use shared_identity::{names::Purpose, seal::SealKey, token::VerificationKeys};
 use shared_model::{Kind, Resource, ResourceKey, Revision, Timestamp};
@@ -122,6 +125,31 @@ impl Backend for Memory {
             ("web-1", what) => Ok(("text/plain".into(), format!("{what}: 1\n").into())),
             _ => Err(Refused::NotFound(format!("Dataplane {mesh}/{name}"))),
         }
+    }
+
+    async fn cluster(&self) -> Result<ClusterStatus, Refused> {
+        let node = |id: &str, role: &str| ClusterNode {
+            node: id.repeat(4),
+            address: format!("cp-{id}:5683"),
+            role: role.to_owned(),
+            term: Some(7),
+            lag: Some(0),
+            version: Some("0.1.0".to_owned()),
+            ..ClusterNode::default()
+        };
+        let nodes = vec![node("aaaa", "leader"), node("bbbb", "follower"), node("cccc", "does not answer")];
+        Ok(ClusterStatus { cluster_id: "c1".to_owned(), answered_by: "aaaa".repeat(4), nodes })
+    }
+
+    async fn change_cluster(&self, change: ClusterChange) -> Result<(), Refused> {
+        match change {
+            ClusterChange::Remove { node } => Err(Refused::Conflict(format!("{node} stays"))),
+            _ => Ok(()),
+        }
+    }
+
+    async fn join_token(&self, valid_for: std::time::Duration) -> Result<String, Refused> {
+        Ok(format!("weft-join.for-{}s", valid_for.as_secs()))
     }
 
     async fn issue_token(&self, request: TokenRequest) -> Result<String, Refused> {

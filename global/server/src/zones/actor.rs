@@ -16,7 +16,7 @@ use actix::{
 };
 use futures::{StreamExt as _, future::join_all};
 use global_consensus::{Attached, Consensus};
-use proto::link::{CallReply, FromZone, RaftRequest, Submit, Submitted, ToZone, to_zone};
+use proto::link::{CallReply, FromZone, Member, Members, RaftRequest, Submit, Submitted, ToZone, to_zone};
 use shared_catalog::{Command, Expected};
 use shared_model::{ResourceKey, Revision};
 use std::{
@@ -91,6 +91,7 @@ impl ZoneActor {
         };
         let (house, zone, outbox) =
             (actor.house.clone(), actor.held.connection.zone().to_owned(), actor.outbox.clone());
+        ctx.spawn(tell_members(house.consensus.clone(), outbox.clone()).into_actor(&actor));
         ctx.spawn(store(house, zone, waiting, outbox).into_actor(&actor));
         actor
     }
@@ -208,6 +209,21 @@ impl Handler<Stop> for ZoneActor {
 
     fn handle(&mut self, Stop(reason): Stop, ctx: &mut Context<Self>) {
         self.on(Event::Stop(reason), ctx);
+    }
+}
+
+/// Tells a zone where the nodes of global are, now and whenever that changes. Ends with its actor.
+async fn tell_members(consensus: Consensus, outbox: Outbox) {
+    let mut known = BTreeMap::new();
+    loop {
+        let (index, members) = consensus.members_other_than(&known).await;
+        let reachable = members.iter().filter(|(_, member)| !member.link.is_empty());
+        let listed = reachable.map(|(id, member)| Member { node_id: *id, link: member.link.clone() });
+        let kind = Some(to_zone::Kind::Members(Members { index, members: listed.collect() }));
+        if outbox.send(Ok(ToZone { kind })).await.is_err() {
+            return;
+        }
+        known = members;
     }
 }
 

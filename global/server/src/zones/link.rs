@@ -121,6 +121,13 @@ impl Inner {
             }
             Err(_) => return Err(Turned("hello", Status::deadline_exceeded("no hello came"))),
         };
+        // A zone may be ahead of a node that follows the leader more slowly. And a zone that is new holds back until it
+        // has what global had at its welcome: that must not be an old state.
+        let is_new = hello.cluster_id.is_empty();
+        if is_new || hello.revision > self.house.consensus.catalog().borrow().revision().0 {
+            let caught_up = self.house.consensus.catch_up().await;
+            caught_up.map_err(|error| Turned("consensus", Status::unavailable(error.to_string())))?;
+        }
         self.check_hello(&claims, &hello)?;
         let door = self.door(&hello.zone);
         let _one = door.lock().await;
@@ -150,6 +157,7 @@ impl Inner {
             instance: self.instance.clone(),
             version: shared_node::VERSION.to_owned(),
             revision: self.house.consensus.catalog().borrow().revision().0,
+            node_id: self.house.consensus.node_id(),
         };
         let welcome = ToZone { kind: Some(to_zone::Kind::Welcome(welcome)) };
         outbox

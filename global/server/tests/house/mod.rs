@@ -50,7 +50,8 @@ impl House {
             api_https_bind: port,
             link_bind: port,
             diagnostics_bind: port,
-            tls_san: Vec::new(),
+            peer_bind: port,
+            ..Config::default()
         };
         let shutdown = CancellationToken::new();
         let app = App::start(config, shutdown.clone()).await.expect("a control plane");
@@ -238,7 +239,7 @@ impl Zone {
                         };
                         let _ = out.send(FromZone { kind: Some(Up::Raft(reply)) }).await;
                     }
-                    Ok(Some(ToZone { kind: Some(Down::Beat(_)) })) => {}
+                    Ok(Some(ToZone { kind: Some(Down::Beat(_) | Down::Members(_)) })) => {}
                     Ok(Some(ToZone { kind: Some(kind) })) => {
                         if tell.send(kind).await.is_err() {
                             return "nobody listens".to_owned();

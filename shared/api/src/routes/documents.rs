@@ -130,6 +130,17 @@ pub fn read_value(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> R
     }
 }
 
+/// The key under which a writer may send the same write again, from its header; each user has keys of its own.
+pub fn idempotency_key(headers: &HeaderMap, user: &str) -> Result<Option<[u8; 16]>, Refused> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    if text.is_empty() || text.len() > 256 {
+        return Err(Refused::invalid("Idempotency-Key", "is 1 to 256 characters of plain text"));
+    }
+    let digest = shared_identity::digest(&[b"idempotency key", user.as_bytes(), text.as_bytes()]);
+    Ok(Some(digest[..16].try_into().expect("a digest is longer than a key")))
+}
+
 /// What the writer expects to be stored, from the conditional headers.
 pub fn expected(headers: &HeaderMap) -> Result<Expected, Refused> {
     let text = |name| headers.get(name).map(|value: &http::HeaderValue| value.to_str().unwrap_or("?").trim());

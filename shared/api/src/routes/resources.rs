@@ -15,12 +15,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header, request};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared_catalog::Outcome;
+use shared_catalog::{Expected, Outcome};
 use shared_identity::names;
 use shared_model::{Kind, Kri, Resource, ResourceKey, Scope, kind};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// The header that carries the revision of a write.
+/// The header that carries the revision of a write, and the one that a read has seen.
 pub const REVISION: HeaderName = HeaderName::from_static("weft-revision");
 
 type Body = Result<Bytes, BytesRejection>;
@@ -169,10 +169,17 @@ async fn put(
     let expected = documents::expected(&headers)?;
     let document = documents::read_value(&headers, body)?;
     let resource = documents::check_path(&target.key(), kind, document)?;
+    let once = documents::idempotency_key(&headers, &caller.name)?;
+    // A write that comes again finds its own first one: whether it is as expected is known only where both are.
+    let expected_now = if once.is_some() { Expected::Any } else { expected };
     let documents::Judged { resource, warnings, .. } =
-        documents::judge(&api, &caller, kind, resource, expected)?;
+        documents::judge(&api, &caller, kind, resource, expected_now)?;
     let key = resource.key();
-    let (revision, created) = match api.backend.put(resource, expected).await? {
+    let outcome = match once {
+        Some(once) => api.backend.put_once(resource, expected, once).await?,
+        None => api.backend.put(resource, expected).await?,
+    };
+    let (revision, created) = match outcome {
         Outcome::Stored { revision, created } => (revision, created),
         Outcome::Unchanged { revision } => (revision, false),
         Outcome::Deleted { .. } => {
@@ -199,10 +206,21 @@ async fn delete(
     let key = target.key();
     let expected = documents::expected(&headers)?;
     api.at_place(|place| rules::check_kind(place, kind))?;
-    let stored = api.backend.get(&key).ok_or_else(|| Refused::NotFound(key.to_string()))?;
-    let followed = api.backend.is_followed(&key);
-    api.at_place(|place| rules::admit_delete(place, kind, &stored, followed))?;
-    let revision = match api.backend.delete(key.clone(), expected).await? {
+    let once = documents::idempotency_key(&headers, &caller.name)?;
+    match api.backend.get(&key) {
+        Some(stored) => {
+            let followed = api.backend.is_followed(&key);
+            api.at_place(|place| rules::admit_delete(place, kind, &stored, followed))?;
+        }
+        // A deletion that comes again finds nothing any more.
+        None if once.is_some() => {}
+        None => return Err(Refused::NotFound(key.to_string())),
+    }
+    let outcome = match once {
+        Some(once) => api.backend.delete_once(key.clone(), expected, once).await?,
+        None => api.backend.delete(key.clone(), expected).await?,
+    };
+    let revision = match outcome {
         Outcome::Refused(refusal) => return Err(refusal.into()),
         outcome => outcome.revision().unwrap_or_default(),
     };

@@ -23,6 +23,9 @@ pub struct Wait {
     /// Holds the answer back until it differs from what the caller has seen (the `ETag` that it sends as
     /// `If-None-Match`, else what is so at the request), until the revision is done, or for this long.
     wait: Option<String>,
+    /// Judged before the request came here.
+    #[serde(rename = "consistency")]
+    _consistency: Option<String>,
 }
 
 pub async fn status(

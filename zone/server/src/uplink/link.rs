@@ -1,6 +1,6 @@
 //! One link, from dialling to its end.
-use super::Uplink;
 use super::submissions::Submissions;
+use super::{Open, Uplink};
 use crate::inspect;
 use crate::inventory::Told;
 use crate::tracker::Report;
@@ -39,22 +39,24 @@ const REPORTS: usize = 50;
 /// Refusals that are told of one revision: what many proxies refuse is understood from a few.
 const REFUSALS: usize = 100;
 
-/// Dials and serves a link until it ends. `Ok`: the other side closed it.
-pub async fn run(uplink: &Uplink) -> Result<()> {
+/// Dials an address and serves the link until it ends. `Ok`: the other side closed it.
+pub async fn run(uplink: &Uplink, url: &str) -> Result<()> {
     let (outbox, messages) = mpsc::channel(OUTBOX);
-    let mut inbound = dial(uplink, &outbox, messages).await?;
+    let mut inbound = dial(uplink, url, &outbox, messages).await?;
     let first = timeout(PATIENCE, inbound.message()).await.context("global did not welcome us in time")??;
     let Some(ToZone { kind: Some(Down::Welcome(welcome)) }) = first else {
         bail!("global did not begin with a welcome");
     };
     follow(uplink, &welcome)?;
-    uplink.is_up(&welcome);
-    let link = Link { uplink, outbox, told: Told::default(), submissions: Submissions::default() };
+    let up = uplink.is_up(url, &welcome);
+    let (told, submissions) = (Told::default(), Submissions::default());
+    let link = Link { uplink, up, outbox, told, submissions, reported: 0 };
     link.serve(inbound).await
 }
 
 async fn dial(
     uplink: &Uplink,
+    url: &str,
     outbox: &mpsc::Sender<FromZone>,
     messages: mpsc::Receiver<FromZone>,
 ) -> Result<tonic::Streaming<ToZone>> {
@@ -62,7 +64,7 @@ async fn dial(
     // Read each time: both may be replaced while the zone runs.
     let (ca, token) = target.read()?;
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
-    let endpoint = Endpoint::from_shared(target.url.clone())?
+    let endpoint = Endpoint::from_shared(url.to_owned())?
         .tls_config(tls)?
         .connect_timeout(PATIENCE)
         .tcp_nodelay(true)
@@ -101,9 +103,12 @@ fn follow(uplink: &Uplink, welcome: &Welcome) -> Result<()> {
 
 struct Link<'a> {
     uplink: &'a Uplink,
+    up: Open<'a>,
     outbox: mpsc::Sender<FromZone>,
     told: Told,
     submissions: Submissions,
+    /// Up to where progress was told.
+    reported: u64,
 }
 
 impl Link<'_> {
@@ -118,7 +123,7 @@ impl Link<'_> {
         let mut heard = Instant::now();
         let (mut next_progress, mut next_inventory, mut next_submissions) = (heard, heard, heard);
         let (broken_tx, mut broken) = mpsc::channel(1);
-        self.report(true).await?;
+        self.report().await?;
         self.inventory().await?;
         self.submit().await?;
         loop {
@@ -134,13 +139,13 @@ impl Link<'_> {
                 _ = beats.tick() => {
                     // Reports travel ahead of the beat that says they are complete.
                     let revision = world.borrow().followed.0;
-                    self.report(false).await?;
+                    self.report().await?;
                     self.send(Up::Beat(Beat { revision })).await?;
                     self.submit().await?;
                 }
                 changed = throttled(next_progress, ticks.changed()) => {
                     changed?;
-                    self.report(false).await?;
+                    self.report().await?;
                     next_progress = Instant::now() + PROGRESS;
                 }
                 changed = throttled(next_inventory, async { tokio::select! { c = insights.changed() => c, c = world.changed() => c } }) => {
@@ -167,6 +172,7 @@ impl Link<'_> {
             Some(Down::Call(call)) => self.ask(call),
             // That it came is what counts.
             Some(Down::Beat(_)) => {}
+            Some(Down::Members(members)) => self.uplink.members(members)?,
             Some(Down::Welcome(_)) => bail!("global welcomed us twice"),
             // A newer global may say what this version does not know.
             None => {}
@@ -222,8 +228,9 @@ impl Link<'_> {
         });
     }
 
-    async fn report(&self, all: bool) -> Result<()> {
-        let reports = self.uplink.feeds.progress.take_followed(all);
+    async fn report(&mut self) -> Result<()> {
+        let (seen, reports) = self.uplink.feeds.progress.followed_since(self.reported);
+        self.reported = seen;
         for some in reports.chunks(REPORTS) {
             let revisions = some.iter().map(progress).collect();
             self.send(Up::Progress(Progress { revisions })).await?;
@@ -240,7 +247,11 @@ impl Link<'_> {
         Ok(())
     }
 
+    /// Every node of global would store the same: one is enough.
     async fn submit(&mut self) -> Result<()> {
+        if !self.up.is_first() {
+            return Ok(());
+        }
         let feeds = &self.uplink.feeds;
         let (owned, followed) = (feeds.catalogs.owned(), feeds.catalogs.followed());
         for submit in self.submissions.due(&self.uplink.target.zone, &owned, &followed, Instant::now()) {

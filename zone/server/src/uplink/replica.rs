@@ -1,12 +1,13 @@
 //! The replica's thread.
-use super::{Feeds, LinkState, Target, Uplink};
+use super::{Feeds, LinkState, Target, Uplink, roster::Roster};
 use crate::home::Home;
 use anyhow::{Context as _, Result};
 use shared_catalog::Catalog;
 use shared_raft::{Learner, Storage, learner_id};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A running replica.
@@ -42,7 +43,10 @@ pub async fn start(home: &Home, target: Target, shutdown: CancellationToken) -> 
                 return learner.shutdown().await;
             }
             if let Ok(feeds) = feeds_given.await {
-                let uplink = Uplink { target, learner: learner.clone(), feeds, state };
+                let kept = std::fs::read_to_string(&target.members_file).unwrap_or_default();
+                let roster = watch::Sender::new(Roster::read(&kept));
+                let alone_since = Mutex::new(Some(Instant::now()));
+                let uplink = Uplink { target, learner: learner.clone(), feeds, state, roster, alone_since };
                 tokio::select! {
                     () = uplink.run(shutdown.clone()) => {}
                     error = learner.failed() => {

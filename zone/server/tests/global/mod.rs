@@ -162,6 +162,7 @@ impl ZoneLink for Service {
                 instance: "global-1".into(),
                 version: "test".into(),
                 revision: state.promised,
+                node_id: 1,
             }
         };
         let state = self.0.clone();
