@@ -54,7 +54,7 @@ impl Demo {
     fn tell(&self) -> Result<Vec<Step>> {
         let dir = match &self.keep {
             Some(dir) => std::path::absolute(dir)?,
-            None => run_dir()?,
+            None => new_dir("demo")?,
         };
         let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
         let told = runtime.block_on(async {
@@ -109,16 +109,16 @@ pub fn steps_for_tests() -> Result<Vec<(&'static str, bool)>> {
     }
 }
 
-/// A directory of its own for each run.
-fn run_dir() -> Result<PathBuf> {
+/// A name for a directory of its own for each run of this verb.
+pub fn new_dir(verb: &str) -> Result<PathBuf> {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .context("the clock is before 1970")?;
-    Ok(workspace().join("target").join("demo").join(format!("{}-{}", now.as_secs(), std::process::id())))
+    Ok(workspace().join("target").join(verb).join(format!("{}-{}", now.as_secs(), std::process::id())))
 }
 
 /// Ctrl-C, SIGTERM or the end of the terminal.
-async fn interrupted() {
+pub async fn interrupted() {
     let [interrupt, terminate, hangup] =
         [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
             .map(|kind| signal(kind).expect("a signal that can be caught"));

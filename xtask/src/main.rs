@@ -1,4 +1,6 @@
 //! The chores of this repository: `cargo xtask <verb>`.
+mod bench;
+mod chaos;
 mod demo;
 mod shell;
 mod test;
@@ -20,8 +22,12 @@ enum Verb {
     Tools,
     /// Start a global control plane, two zones and six Envoys on this machine, and tell what their traffic does
     Demo(demo::Demo),
-    /// Check everything: format, lints, all tests, the demo's steps
+    /// Check everything: format, lints, all tests, the demo's steps, the quick faults
     Test(test::Test),
+    /// Measure what Weft costs, beside a floor that computes nothing
+    Bench(bench::Bench),
+    /// Kill, stop, cut off and corrupt real programs under load, and check that nothing acknowledged is lost
+    Chaos(chaos::Chaos),
     /// Format the code and apply the lints' suggestions
     Fix,
     /// Rewrite the golden files from what the code does now, and show what changed
@@ -33,6 +39,8 @@ fn main() -> ExitCode {
         Verb::Tools => tools::bring_envoy().map(|path| println!("{}", path.display())),
         Verb::Demo(demo) => demo.run(),
         Verb::Test(test) => test.run(),
+        Verb::Bench(bench) => bench.run(),
+        Verb::Chaos(chaos) => chaos.run(),
         Verb::Fix => shell::cargo(&[
             "clippy",
             "--workspace",

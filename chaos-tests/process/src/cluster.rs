@@ -7,7 +7,7 @@ use crate::{
     programs::Programs,
     proxy::{Proxy, ProxySpec, ZoneDoor},
     status::RevisionStatus,
-    wait::until,
+    wait::{Hopeless, until},
 };
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 use tokio::process::Command;
@@ -61,19 +61,56 @@ pub struct Cluster {
 }
 
 impl ControlPlane {
+    pub fn new(launch: Launch, api: SocketAddr, diagnostics: SocketAddr, data_dir: PathBuf) -> ControlPlane {
+        ControlPlane { launch, process: None, api, diagnostics, data_dir }
+    }
+
     /// Starts the process; returns when it says that it is ready.
     pub async fn start(&mut self) -> Result<()> {
-        let process = self.launch.start()?;
+        self.spawn()?;
+        self.until_ready().await
+    }
+
+    /// Starts the process, and does not wait for it.
+    pub fn spawn(&mut self) -> Result<()> {
+        self.process = Some(self.launch.start()?);
+        Ok(())
+    }
+
+    pub async fn until_ready(&mut self) -> Result<()> {
         let what = format!("{} to be ready", self.launch.name);
         let diagnostics = self.diagnostics;
+        let process = self.process.as_mut().with_context(|| format!("{} does not run", self.launch.name))?;
         let process = std::cell::RefCell::new(process);
         until(&what, || async {
             process.borrow_mut().check_running()?;
             http::get(diagnostics, "/readyz").await?.good().map(|_| ())
         })
-        .await?;
-        self.process = Some(process.into_inner());
-        Ok(())
+        .await
+    }
+
+    /// What it is started with, for the next start.
+    pub fn launch_mut(&mut self) -> &mut Launch {
+        &mut self.launch
+    }
+
+    /// SIGSTOP: it holds all that it holds, and does nothing.
+    pub fn pause(&mut self) -> Result<()> {
+        self.running()?.pause()
+    }
+
+    /// SIGCONT.
+    pub fn resume(&mut self) -> Result<()> {
+        self.running()?.resume()
+    }
+
+    /// How it has ended; `None` while it runs, and when it was never started or has been killed.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(Process::ended)
+    }
+
+    fn running(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().with_context(|| format!("{} does not run", self.launch.name))
     }
 
     /// SIGKILL.
@@ -85,6 +122,17 @@ impl ControlPlane {
 
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.ended().is_none())
+    }
+
+    /// An error, and one that no waiting heals, when it was started and has ended by itself.
+    pub fn check_not_gone(&self) -> Result<()> {
+        match self.process.as_ref().filter(|process| process.is_gone()) {
+            None => Ok(()),
+            Some(process) => {
+                let said = last_lines(&process.launch.log, 1);
+                Err(Hopeless(format!("{} has ended: {said}", self.launch.name)).into())
+            }
+        }
     }
 
     pub fn id(&self) -> Option<u32> {

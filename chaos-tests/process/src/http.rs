@@ -15,6 +15,8 @@ use tokio::{net::TcpStream, time::timeout};
 /// How long one request may take. Nothing here answers later on purpose.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+const REVISION: &str = "weft-revision";
+
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     host: String,
@@ -24,6 +26,8 @@ pub struct Connection {
 pub struct Answer {
     pub status: u16,
     pub body: Bytes,
+    /// Of a write the revision that holds it, of a read one that it has at least seen.
+    pub revision: Option<u64>,
 }
 
 impl Answer {
@@ -66,7 +70,21 @@ impl Connection {
     }
 
     pub async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Answer> {
+        self.send_with(method, path, &[], body).await
+    }
+
+    /// With further headers.
+    pub async fn send_with(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.host);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -75,8 +93,9 @@ impl Connection {
             self.sender.ready().await?;
             let answer = self.sender.send_request(request).await?;
             let status = answer.status().as_u16();
+            let revision = answer.headers().get(REVISION).and_then(|value| value.to_str().ok()?.parse().ok());
             let body = answer.into_body().collect().await?.to_bytes();
-            Ok::<_, hyper::Error>(Answer { status, body })
+            Ok::<_, hyper::Error>(Answer { status, body, revision })
         };
         let answer = timeout(PATIENCE, exchange).await;
         answer

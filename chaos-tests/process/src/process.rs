@@ -8,6 +8,7 @@ use nix::{
     unistd::Pid,
 };
 use std::{
+    collections::BTreeMap,
     env,
     ffi::OsString,
     fs::{self, File, OpenOptions},
@@ -17,19 +18,29 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A thread stops within this time unless a disk hangs.
+const PAUSE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What to start. It can be started again after it has ended; the log goes on in the same file.
 #[derive(Clone, Debug)]
 pub struct Launch {
     pub name: String,
     pub program: PathBuf,
     pub args: Vec<OsString>,
+    pub env: BTreeMap<String, String>,
     pub log: PathBuf,
 }
 
 impl Launch {
     pub fn new(name: &str, program: &Path, logs: &Path) -> Launch {
         let log = logs.join(format!("{name}.log"));
-        Launch { name: name.to_owned(), program: program.to_owned(), args: Vec::new(), log }
+        Launch {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            log,
+        }
     }
 
     pub fn arg(mut self, arg: impl Into<OsString>) -> Launch {
@@ -54,6 +65,7 @@ impl Launch {
         for (key, _) in env::vars_os().filter(|(key, _)| foreign(&key.to_string_lossy())) {
             command.env_remove(key);
         }
+        command.envs(&self.env);
         let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         Ok(Process { launch: self.clone(), child, ended: None })
     }
@@ -87,6 +99,12 @@ impl Process {
         self.ended
     }
 
+    /// Whether it has ended, without taking note of how.
+    pub fn is_gone(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+    }
+
     /// An error, and one that no waiting heals, when it has ended.
     pub fn check_running(&mut self) -> Result<()> {
         match self.ended() {
@@ -103,6 +121,30 @@ impl Process {
         self.signal(Signal::SIGKILL)?;
         self.ended = Some(self.child.wait()?);
         Ok(())
+    }
+
+    /// Stops it where it stands (SIGSTOP). Returns when every thread has come to a halt.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let start = Instant::now();
+        while self.ended().is_none() && !self.is_paused() && start.elapsed() < PAUSE_PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// Every thread is in the state `T`; one in the kernel stops when it leaves it.
+    fn is_paused(&self) -> bool {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.id())) else { return true };
+        tasks.flatten().all(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['T', 'Z', 'X']))
+        })
     }
 
     /// Asks it to end (SIGTERM) and waits for that; `None` when it did not within `patience`.

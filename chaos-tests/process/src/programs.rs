@@ -1,13 +1,13 @@
 //! Where the programs lie: those of this workspace, and Envoy.
 use anyhow::{Context, Result, bail};
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 /// The packages whose programs a cluster needs, and the programs.
-pub const PROGRAMS: [&str; 4] = ["global-cp", "zone-cp", "weft-dp", "weftctl"];
+pub const PROGRAMS: [&str; 5] = ["global-cp", "zone-cp", "weft-dp", "weftctl", "write-load"];
 
 #[derive(Clone, Debug)]
 pub struct Programs {
@@ -15,6 +15,7 @@ pub struct Programs {
     pub zone_cp: PathBuf,
     pub weft_dp: PathBuf,
     pub weftctl: PathBuf,
+    pub write_load: PathBuf,
     pub envoy: PathBuf,
 }
 
@@ -46,17 +47,33 @@ impl Programs {
     /// Finds them all, or tells which one is missing and how it is made.
     pub fn find() -> Result<Programs> {
         let dir = profile_dir()?;
-        let [global_cp, zone_cp, weft_dp, weftctl] = PROGRAMS.map(|name| dir.join(name));
-        let programs = Programs { global_cp, zone_cp, weft_dp, weftctl, envoy: envoy_path()? };
-        for path in [&programs.global_cp, &programs.zone_cp, &programs.weft_dp, &programs.weftctl] {
+        let paths = PROGRAMS.map(|name| dir.join(name));
+        for path in &paths {
             if !path.is_file() {
                 bail!("there is no {}: run cargo build --workspace --bins", path.display());
             }
         }
+        let [global_cp, zone_cp, weft_dp, weftctl, write_load] = paths;
+        let programs = Programs { global_cp, zone_cp, weft_dp, weftctl, write_load, envoy: envoy_path()? };
         if !programs.envoy.is_file() {
             bail!("there is no {}: run cargo xtask tools", programs.envoy.display());
         }
         Ok(programs)
+    }
+}
+
+impl Programs {
+    /// The control planes as they are now, under names of their own: a build in the middle of a run changes nothing in it.
+    pub fn pinned(&self, dir: &Path) -> Result<Programs> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let pin = |program: &Path| -> Result<PathBuf> {
+            let place = dir.join(program.file_name().context("a program has a name")?);
+            fs::copy(program, &place).with_context(|| format!("cannot write {}", place.display()))?;
+            Ok(place)
+        };
+        let [global_cp, zone_cp, write_load] =
+            [pin(&self.global_cp)?, pin(&self.zone_cp)?, pin(&self.write_load)?];
+        Ok(Programs { global_cp, zone_cp, write_load, ..self.clone() })
     }
 }
 

@@ -2,10 +2,11 @@
 use crate::{
     apply,
     args::{Cli, Command, Global, Shell},
+    backup,
     client::{ANSWER_WITHIN, Client},
     cluster, config, delete,
     exit::Failure,
-    generate, get, inspect, out, servers, status,
+    generate, get, history, inspect, out, servers, status, zone,
 };
 use clap::{CommandFactory, Parser};
 use serde_json::Value;
@@ -23,12 +24,13 @@ impl Session {
     /// A client of the chosen server.
     pub fn client(&self) -> anyhow::Result<Client> {
         let server = servers::choose(&self.global)?;
-        Client::new(&server, self.global.timeout.unwrap_or(ANSWER_WITHIN))
+        let client = Client::new(&server, self.global.timeout.unwrap_or(ANSWER_WITHIN))?;
+        Ok(client.stale(self.global.stale))
     }
 
     /// A client for a command that waits: its answers may take their usual time, whatever the wait.
     pub fn waiting_client(&self) -> anyhow::Result<Client> {
-        Client::new(&servers::choose(&self.global)?, ANSWER_WITHIN)
+        Ok(Client::new(&servers::choose(&self.global)?, ANSWER_WITHIN)?.stale(self.global.stale))
     }
 
     pub fn wait_for(&self) -> Duration {
@@ -60,6 +62,12 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(&session, args).await,
         Command::Generate(args) => generate::run(&session, args).await,
         Command::Cluster(args) => cluster::run(&session, args).await,
+        Command::Zone(args) => zone::run(&session, args).await,
+        Command::History(args) => history::run(&session, args).await,
+        Command::Diff(args) => history::diff(&session, args).await,
+        Command::Rollback(args) => history::rollback(&session, args).await,
+        Command::Backup(args) => backup::run(&session, args).await,
+        Command::Restore(args) => backup::restore(args),
         Command::Config(args) => config::run(&session, args).await,
         Command::Version => version(&session).await,
         Command::Completion { shell } => completion(shell),

@@ -137,7 +137,7 @@ async fn put(client: &Client, resource: &Resource) -> anyhow::Result<(String, Wr
         StatusCode::OK => before.json::<Value>()?["revision"].as_u64(),
         _ => None,
     };
-    let body = body_of(resource);
+    let body = documents::to_send(&resource.to_json());
     let request = Request { method: Method::PUT, path: &path, body: Some(&body), ..Request::default() };
     let reply = client.send(request).await?.good()?;
     let created = reply.status == StatusCode::CREATED;
@@ -154,7 +154,7 @@ async fn put(client: &Client, resource: &Resource) -> anyhow::Result<(String, Wr
 
 /// Asks what storing a resource would do, once the Meshes of the same call are there.
 async fn check(client: &Client, resource: &Resource, meshes: &str) -> anyhow::Result<(String, WriteReply)> {
-    let body = body_of(resource);
+    let body = documents::to_send(&resource.to_json());
     let query = vec![("assume", meshes.to_owned())];
     let request =
         Request { method: Method::POST, path: &["_check"], query, body: Some(&body), ..Request::default() };
@@ -166,17 +166,6 @@ async fn check(client: &Client, resource: &Resource, meshes: &str) -> anyhow::Re
 /// Kuma's own server answers a write with an empty body or `{}`.
 fn write_reply(reply: &Reply) -> anyhow::Result<WriteReply> {
     if reply.body.trim().is_empty() { Ok(WriteReply::default()) } else { reply.json() }
-}
-
-/// The document as it goes over the wire: what the server computes is left out.
-fn body_of(resource: &Resource) -> Value {
-    let mut body = resource.to_json();
-    if let Value::Object(fields) = &mut body {
-        for key in ["creationTime", "modificationTime", "revision", "kri"] {
-            fields.remove(key);
-        }
-    }
-    body
 }
 
 fn warn(resource: &Resource, warnings: &[String]) {

@@ -1,4 +1,8 @@
 //! The command line: every command with its flags, help and examples.
+mod past;
+
+pub use past::{Backup, Diff, History, Restore, Rollback};
+
 use crate::exit::CODES;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{path::PathBuf, time::Duration};
@@ -16,7 +20,8 @@ pub struct Cli {
 /// Flags that every command takes.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Global {
-    /// Address of the API, for this call only: http://HOST:PORT or https://HOST:PORT [env: WEFT_SERVER]
+    /// Address of the API, for this call only: http://HOST:PORT or https://HOST:PORT; of several nodes, separated by
+    /// commas, the next is asked when one does not answer [env: WEFT_SERVER]
     #[arg(
         long,
         global = true,
@@ -37,6 +42,9 @@ pub struct Global {
     /// Longest wait: for an answer of the server [default: 10s], with --wait or --watch for the proxies [default: 30s]
     #[arg(long, global = true, help_heading = "Global options", value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
+    /// Read what the server itself has, however old: without a quorum of the cluster's nodes nothing newer is known
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub stale: bool,
     /// Where the servers are kept [default: ~/.weft/config.yaml]
     #[arg(long, global = true, help_heading = "Global options", value_name = "FILE", env = "WEFTCTL_CONFIG")]
     pub config: Option<PathBuf>,
@@ -61,6 +69,19 @@ pub enum Command {
     /// The nodes of the global control plane: who they are, who joins, who votes, who leads
     #[command(subcommand)]
     Cluster(Cluster),
+    /// What an operator decides about zones
+    #[command(subcommand)]
+    Zone(Zone),
+    /// Show who changed a resource, and when
+    History(History),
+    /// Show what differs between two revisions, as a unified diff of YAML
+    Diff(Diff),
+    /// Bring a resource back to what it was at a revision
+    Rollback(Rollback),
+    /// Write everything that the control plane replicates to a file
+    Backup(Backup),
+    /// Start a control plane from a backup: verify the file and fill an empty data directory
+    Restore(Restore),
     /// Keep addresses, certificates and tokens of several servers
     #[command(subcommand)]
     Config(Config),
@@ -147,6 +168,7 @@ Examples:
   weftctl get meshes
   weftctl get dataplanes -m default
   weftctl get dp web-1 -o yaml
+  weftctl get dataplanes -A --zone east --tag kuma.io/service=web --status stale --size 20
   weftctl get meshtimeouts -A -o json")]
 pub struct Get {
     /// Kind of the resources
@@ -158,9 +180,35 @@ pub struct Get {
     /// Resources of all meshes
     #[arg(short = 'A', long, conflicts_with_all = ["name", "mesh"])]
     pub all_meshes: bool,
+    #[command(flatten)]
+    pub filters: Filters,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,
+}
+
+/// What a list leaves out.
+#[derive(Debug, Default, Args)]
+pub struct Filters {
+    /// Only those with this in their name
+    #[arg(long = "name", value_name = "PART", conflicts_with = "name")]
+    pub part: Option<String>,
+    /// Only those of this zone
+    #[arg(long, value_name = "ZONE", conflicts_with = "name")]
+    pub zone: Option<String>,
+    /// Only those with this label; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair, conflicts_with = "name")]
+    pub label: Vec<(String, String)>,
+    /// Only proxies with this tag; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair, conflicts_with = "name")]
+    pub tag: Vec<(String, String)>,
+    /// Only proxies that are in this state; `stale`: of a zone that is away
+    #[arg(long, value_name = "STATE", conflicts_with = "name",
+        value_parser = ["online", "partially_degraded", "offline", "stale"])]
+    pub status: Option<String>,
+    /// At most so many; all when left out
+    #[arg(long, value_name = "NUMBER", conflicts_with = "name")]
+    pub size: Option<usize>,
 }
 
 #[derive(Debug, Args)]
@@ -374,11 +422,63 @@ Examples:
         /// Address of the node, or the beginning of its id
         node: String,
     },
+    /// Make a new key for all that is sealed, hand it to every node, and seal everything anew
+    #[command(after_help = "\
+Every node keeps the key in <data-dir>/seal.key. Copies of the old key open older backups only: copy the new one to \
+where you keep it. A node that does not answer fetches the key when it is back.
+
+Examples:
+  weftctl cluster rotate-seal-key
+  weftctl cluster rotate-seal-key -o json")]
+    RotateSealKey {
+        /// How to show it
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: Format,
+    },
     /// Hand the leadership over to a voter
     #[command(after_help = "Examples:\n  weftctl cluster transfer-leadership cp-2:5683")]
     TransferLeadership {
         /// Address of the node, or the beginning of its id
         node: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Zone {
+    /// Let a zone follow a control plane that was restored, although it has seen later revisions
+    #[command(after_help = "\
+After a restore, a zone that has seen revisions which the backup does not hold goes on with what it has, and says so in \
+its log and in `weftctl get zones`. Once it is accepted it takes the restored state, and its proxies are given what \
+that says: what was changed after the backup is undone there too.
+
+Examples:
+  weftctl zone accept-restore zone-1
+  weftctl zone accept-restore zone-1 zone-2
+  weftctl zone accept-restore --all")]
+    AcceptRestore {
+        /// Names of the zones
+        #[arg(required_unless_present = "all", value_name = "ZONE")]
+        zones: Vec<String>,
+        /// Every zone that global knows
+        #[arg(long, conflicts_with = "zones")]
+        all: bool,
+    },
+    /// Take the name of a zone from the store that it is bound to, for another one
+    #[command(after_help = "\
+A zone's store has a random id, and global binds it to the zone's name at first contact; another store under that name is \
+refused, and both sides say so. After a rebind the next one to come gets the name, but not the one that has lost it: a zone \
+whose disk was lost comes back this way.
+
+Examples:
+  weftctl zone rebind zone-1
+  weftctl zone rebind zone-1 --to 0b5a6c9e-50f1-4d0f-9c5e-6f1d3c9e2a77")]
+    Rebind {
+        /// Name of the zone
+        #[arg(value_name = "ZONE")]
+        zone: String,
+        /// The id of the store that gets the name; the zone tells it in its log
+        #[arg(long, value_name = "ID")]
+        to: Option<String>,
     },
 }
 
@@ -395,7 +495,7 @@ Examples:
     Add {
         /// What to call it
         name: String,
-        /// http://HOST:PORT (loopback) or https://HOST:PORT
+        /// http://HOST:PORT (loopback) or https://HOST:PORT; those of several nodes are separated by commas
         #[arg(long, value_name = "URL")]
         address: String,
         /// Make it the current server

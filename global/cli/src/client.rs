@@ -5,18 +5,34 @@ use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use shared_model::Problem;
-use std::{error::Error as StdError, fmt, fs, io, net::IpAddr, time::Duration};
+use std::{
+    error::Error as StdError,
+    fmt, fs, io,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 /// How long an answer may take when the caller says nothing.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// A connection to one server.
+/// How soon a single server that broke off is asked again.
+const AGAIN: Duration = Duration::from_millis(300);
+
+/// A connection to one server, or to one of several that are the same control plane.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
-    base: Url,
+    bases: Vec<Url>,
+    /// The one that answered last.
+    at: Arc<AtomicUsize>,
     token: Option<String>,
     timeout: Duration,
+    /// Reads ask for what the server itself has.
+    stale: bool,
 }
 
 /// What the server answered, whatever its status.
@@ -26,6 +42,8 @@ pub struct Reply {
     pub with_token: bool,
     /// The version of what was read, for a poll that waits for another one.
     pub etag: Option<String>,
+    /// The newest revision that the answer has seen.
+    pub revision: Option<u64>,
     pub body: String,
 }
 
@@ -39,8 +57,17 @@ pub struct Request<'a> {
     pub body: Option<&'a Value>,
     /// The version that the caller has seen.
     pub seen: Option<&'a str>,
+    /// What the caller believes to be stored: a write is refused when it is not.
+    pub expected: Option<Expected>,
     /// How long the answer may take; the client's timeout when absent.
     pub within: Option<Duration>,
+}
+
+/// What must be stored for a write to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    Absent,
+    At(u64),
 }
 
 /// The server understood and said no.
@@ -66,7 +93,8 @@ impl StdError for Refused {}
 
 impl Client {
     pub fn new(server: &Server, timeout: Duration) -> anyhow::Result<Client> {
-        let base = address(&server.address)?;
+        let bases = addresses(&server.address)?;
+        let is_local = bases.iter().all(is_loopback);
         let token = match &server.token_file {
             None => None,
             Some(path) => {
@@ -78,14 +106,17 @@ impl Client {
                 }
             }
         };
-        if token.is_some() && base.scheme() == "http" && !is_loopback(&base) {
-            bail!("{} is not encrypted, the token is not sent there: use https", server.address);
+        if let Some(open) = bases.iter().find(|base| base.scheme() == "http" && !is_loopback(base))
+            && token.is_some()
+        {
+            let open = open.as_str().trim_end_matches('/');
+            bail!("{open} is not encrypted, the token is not sent there: use https");
         }
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("weftctl/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(ANSWER_WITHIN);
-        if is_loopback(&base) {
+        if is_local {
             http = http.no_proxy();
         }
         match &server.ca_cert_file {
@@ -99,24 +130,33 @@ impl Client {
                 http = http.tls_certs_only(certificates);
             }
             // A machine without trusted roots can still talk to its own control plane.
-            None if base.scheme() == "http" => http = http.tls_certs_only([]),
+            None if bases.iter().all(|base| base.scheme() == "http") => http = http.tls_certs_only([]),
             None => {}
         }
         let http = http.build().map_err(|error| match server.ca_cert_file {
             Some(_) => anyhow!("cannot set up TLS: {}", innermost(&error)),
             None => anyhow!("cannot set up TLS: {}: give --ca-cert-file", innermost(&error)),
         })?;
-        Ok(Client { http, base, token, timeout })
+        Ok(Client { http, bases, at: Arc::default(), token, timeout, stale: false })
+    }
+
+    /// Whether reads take what the server itself has, however old.
+    pub fn stale(self, stale: bool) -> Client {
+        Client { stale, ..self }
     }
 
     /// The address as a person would type it, without a slash at the end.
     pub fn address(&self) -> &str {
-        self.base.as_str().trim_end_matches('/')
+        self.base().as_str().trim_end_matches('/')
+    }
+
+    fn base(&self) -> &Url {
+        &self.bases[self.at.load(Ordering::Relaxed) % self.bases.len()]
     }
 
     /// The URL of a path below the server's. Segments are encoded, so a name cannot lead elsewhere.
     fn url(&self, path: &[&str], query: &[(&str, String)]) -> Url {
-        let mut url = self.base.clone();
+        let mut url = self.base().clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
@@ -126,25 +166,121 @@ impl Client {
         url
     }
 
-    /// One request. An error is that there was no answer; a refusal is in the reply.
+    /// One request. An error is that there was no answer; a refusal is in the reply. A server that does not answer, or
+    /// cannot for now, is followed by the next: every write carries a key under which it counts once.
     pub async fn send(&self, asked: Request<'_>) -> anyhow::Result<Reply> {
+        let (reply, body) = self.fetch(&asked, |_, _| {}).await?;
+        Ok(Reply { body: String::from_utf8_lossy(&body).into_owned(), ..reply })
+    }
+
+    /// A GET whose answer is a file; `progress` is told how much of it has come, and of how much.
+    pub async fn download(
+        &self,
+        asked: Request<'_>,
+        progress: impl Fn(u64, Option<u64>),
+    ) -> anyhow::Result<Vec<u8>> {
+        let (reply, body) = self.fetch(&asked, progress).await?;
+        match reply.status.is_success() {
+            true => Ok(body),
+            false => {
+                let body = String::from_utf8_lossy(&body).into_owned();
+                Err(Reply { body, ..reply }.refused().into())
+            }
+        }
+    }
+
+    async fn fetch(
+        &self,
+        asked: &Request<'_>,
+        progress: impl Fn(u64, Option<u64>),
+    ) -> anyhow::Result<(Reply, Vec<u8>)> {
+        let key = (asked.method != Method::GET).then(|| uuid::Uuid::new_v4().to_string());
+        let mut tries = self.bases.len();
+        let mut failed: Vec<String> = Vec::new();
+        loop {
+            let answer = self.try_once(asked, key.as_deref(), &progress).await;
+            let error = match answer {
+                Ok((reply, body)) if reply.status != StatusCode::SERVICE_UNAVAILABLE || tries <= 1 => {
+                    return Ok((reply, body));
+                }
+                Ok((reply, body)) => {
+                    let body = String::from_utf8_lossy(&body).into_owned();
+                    anyhow!("{}: {}", self.address(), Reply { body, ..reply }.refused())
+                }
+                Err(Broken { error, again }) => {
+                    // One that is alone may be starting anew.
+                    if again && self.bases.len() == 1 && failed.is_empty() {
+                        tries += 1;
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                    error
+                }
+            };
+            failed.push(format!("{error:#}"));
+            tries -= 1;
+            if tries == 0 {
+                return Err(match self.bases.len() {
+                    1 => error,
+                    _ => anyhow!("no server could answer: {}", failed.join("; ")),
+                });
+            }
+            if self.bases.len() > 1 {
+                self.at.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    async fn try_once(
+        &self,
+        asked: &Request<'_>,
+        key: Option<&str>,
+        progress: impl Fn(u64, Option<u64>),
+    ) -> Result<(Reply, Vec<u8>), Broken> {
         let within = asked.within.unwrap_or(self.timeout);
-        let mut request = self.http.request(asked.method, self.url(asked.path, &asked.query)).timeout(within);
+        let mut url = self.url(asked.path, &asked.query);
+        if self.stale && asked.method == Method::GET {
+            url.query_pairs_mut().append_pair("consistency", "stale");
+        }
+        let mut request = self.http.request(asked.method.clone(), url).timeout(within);
         request = request.header("accept", "application/json");
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        if let Some(seen) = asked.seen {
-            request = request.header("if-none-match", seen);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        match (asked.expected, asked.seen) {
+            (Some(Expected::Absent), _) => request = request.header("if-none-match", "*"),
+            (Some(Expected::At(revision)), _) => {
+                request = request.header("if-match", format!("\"{revision}\""))
+            }
+            (None, Some(seen)) => request = request.header("if-none-match", seen),
+            (None, None) => {}
         }
         if let Some(body) = asked.body {
             request = request.json(body);
         }
-        let response = request.send().await.map_err(|error| self.unreachable(&error, within))?;
+        let broken = |error: reqwest::Error| self.broken(&error, within);
+        let mut response = request.send().await.map_err(broken)?;
         let status = response.status();
         let etag = response.headers().get("etag").and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let body = response.text().await.map_err(|error| self.unreachable(&error, within))?;
-        Ok(Reply { status, with_token: self.token.is_some(), etag, body })
+        let revision =
+            response.headers().get("weft-revision").and_then(|value| value.to_str().ok()?.parse().ok());
+        let whole = response.content_length();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+            body.extend_from_slice(&chunk);
+            progress(body.len() as u64, whole);
+        }
+        let with_token = self.token.is_some();
+        Ok((Reply { status, with_token, etag, revision, body: String::new() }, body))
+    }
+
+    fn broken(&self, error: &reqwest::Error, within: Duration) -> Broken {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        let kind = find::<io::Error>(error).map(io::Error::kind);
+        let again = matches!(kind, Some(ConnectionReset | UnexpectedEof | BrokenPipe));
+        Broken { error: self.unreachable(error, within), again }
     }
 
     pub async fn get(&self, path: &[&str]) -> anyhow::Result<Reply> {
@@ -171,7 +307,7 @@ impl Client {
         }
         match find::<io::Error>(error).map(io::Error::kind) {
             Some(io::ErrorKind::ConnectionRefused) => {
-                let who = if is_loopback(&self.base) { " (is global-cp running?)" } else { "" };
+                let who = if is_loopback(self.base()) { " (is global-cp running?)" } else { "" };
                 anyhow!("cannot reach {address}: connection refused{who}")
             }
             Some(
@@ -184,7 +320,7 @@ impl Client {
             }
             _ if error.is_timeout() => anyhow!("{address} did not answer within {secs}"),
             _ if error.is_connect() => anyhow!("cannot reach {address}: {}", innermost(error)),
-            _ if self.base.scheme() == "http" => {
+            _ if self.base().scheme() == "http" => {
                 anyhow!("no answer from {address}: {} (does it want https?)", innermost(error))
             }
             _ => anyhow!("no answer from {address}: {}", innermost(error)),
@@ -227,8 +363,20 @@ impl Reply {
     }
 }
 
+/// No answer came.
+struct Broken {
+    error: anyhow::Error,
+    /// The server was there and broke off: what became of the request is unknown.
+    again: bool,
+}
+
+/// Reads the addresses of a server: one, or those of several nodes, separated by commas.
+pub fn addresses(text: &str) -> anyhow::Result<Vec<Url>> {
+    text.split(',').map(|text| address(text.trim())).collect()
+}
+
 /// Reads the address of a server.
-pub fn address(text: &str) -> anyhow::Result<Url> {
+fn address(text: &str) -> anyhow::Result<Url> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let url = url.ok_or_else(|| {
         anyhow!("{text:?} is not the address of a server: write http://HOST:PORT or https://HOST:PORT")
@@ -335,6 +483,7 @@ mod tests {
         let reply = |status: u16, body: &str| Reply {
             status: StatusCode::from_u16(status).expect("a status"),
             with_token: false,
+            revision: None,
             etag: None,
             body: body.to_owned(),
         };

@@ -9,7 +9,7 @@ use crate::{
 use comfy_table::Cell;
 use reqwest::Method;
 use serde_json::{Value, json};
-use shared_api::{ClusterNode, ClusterStatus};
+use shared_api::{ClusterNode, ClusterStatus, SealKeyStatus};
 use std::time::Duration;
 
 /// A handover or a new voter takes longer than a read.
@@ -23,6 +23,7 @@ pub async fn run(session: &Session, args: Cluster) -> Result<(), Failure> {
         Cluster::Add { data_dir, valid_for } => add(&client, &data_dir, valid_for).await,
         Cluster::Promote { node } => change(&client, Method::POST, &node, Some("promote")).await,
         Cluster::Remove { node } => change(&client, Method::DELETE, &node, None).await,
+        Cluster::RotateSealKey { output } => rotate(&client, output).await,
         Cluster::TransferLeadership { node } => {
             change(&client, Method::POST, &node, Some("transfer-leadership")).await
         }
@@ -36,7 +37,8 @@ async fn status(client: &Client, output: Format) -> Result<(), Failure> {
         Format::Yaml => return out::yaml(&serde_json::to_value(&status).map_err(anyhow::Error::from)?),
         Format::Table => {}
     }
-    out::line(format_args!("cluster {}", status.cluster_id))?;
+    let epoch = if status.epoch.is_empty() { "1" } else { &status.epoch };
+    out::line(format_args!("cluster {}, epoch {epoch}", status.cluster_id))?;
     let header = ["NODE", "ROLE", "TERM", "LAST", "APPLIED", "REVISION", "LAG", "ADDRESS", "VERSION"];
     out::table(&header, status.nodes.iter().map(row).collect())
 }
@@ -76,6 +78,24 @@ async fn add(client: &Client, data_dir: &str, valid_for: Duration) -> Result<(),
     out::line(format_args!("umask 077; echo {token} > join-token"))?;
     let joins = joins.join(" ");
     out::line(format_args!("global-cp run --data-dir {data_dir} {joins} --join-token-file join-token"))
+}
+
+async fn rotate(client: &Client, output: Format) -> Result<(), Failure> {
+    let path = &["_cluster", "seal-key", "rotate"];
+    let request = Request { method: Method::POST, path, within: Some(CHANGE_WITHIN), ..Request::default() };
+    let status: SealKeyStatus = client.send(request).await?.good().map_err(anyhow::Error::from)?.json()?;
+    match output {
+        Format::Json => return out::json(&status),
+        Format::Yaml => return out::yaml(&serde_json::to_value(&status).map_err(anyhow::Error::from)?),
+        Format::Table => {}
+    }
+    let SealKeyStatus { key_id, replaces, resealed, nodes, missing } = status;
+    out::line(format_args!("seal key {key_id} replaces {replaces}: {resealed} secrets are sealed anew"))?;
+    out::line(format_args!("nodes that have it: {}", nodes.join(", ")))?;
+    if !missing.is_empty() {
+        out::line(format_args!("nodes that fetch it when they are back: {}", missing.join(", ")))?;
+    }
+    out::line("copy <data-dir>/seal.key of a node to where the key is kept: newer backups need it")
 }
 
 async fn change(client: &Client, method: Method, wanted: &str, verb: Option<&str>) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ pub async fn run(session: &Session, args: Config) -> Result<(), Failure> {
     let mut servers = Servers::read(&path)?;
     match args {
         Config::Add { name, address, make_current, overwrite, no_check } => {
-            client::address(&address)?;
+            client::addresses(&address)?;
             if servers.find(&name).is_some() && !overwrite {
                 let message = format!("a server is called {name:?} already: give --overwrite to replace it");
                 return Err(Failure::new(Code::Error, message));

@@ -1,6 +1,7 @@
 //! The documents that a person hands over: from files, directories and stdin, with variables filled in, read and
 //! validated, each with the place that it came from.
 use anyhow::{Context, anyhow, bail};
+use serde_json::Value;
 use shared_model::{Problem, Resource, ResourceKey, document};
 use std::{
     collections::BTreeMap,
@@ -129,6 +130,17 @@ fn in_file(reason: &str, start: usize) -> Option<(usize, String)> {
     let (line, rest) = rest.split_once(" column ")?;
     let (_, reason) = rest.split_once(": ")?;
     Some((start + line.parse::<usize>().ok()? - 1, format!("{what}: {reason}")))
+}
+
+/// A document as it goes over the wire: what the server computes is left out.
+pub fn to_send(document: &Value) -> Value {
+    let mut document = document.clone();
+    if let Value::Object(fields) = &mut document {
+        for key in ["creationTime", "modificationTime", "revision", "kri"] {
+            fields.remove(key);
+        }
+    }
+    document
 }
 
 /// Fills in `{{ key }}`. A key without a value is an error that names it.

@@ -127,7 +127,7 @@ impl Ending {
             zones.entry(&zone.zone).or_default().push(zone);
         }
         if zones.is_empty() && !self.seen.is_empty() {
-            return vec!["no zone follows this control plane yet".to_owned()];
+            return vec!["no enabled zone follows this control plane yet".to_owned()];
         }
         zones.into_iter().map(|(name, seen)| format!("{name}: {}", sentence(&seen))).collect()
     }

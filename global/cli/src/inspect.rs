@@ -1,7 +1,7 @@
 //! `weftctl inspect`: what is known of proxies and zones at run time.
 use crate::{
     app::Session,
-    args::{Format, Inspect, InspectDataplane, What},
+    args::{Filters, Format, Inspect, InspectDataplane, What},
     client::Client,
     exit::Failure,
     get, out,
@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::anyhow;
 use comfy_table::Cell;
-use serde_json::{Value, json};
+use serde_json::Value;
 use shared_model::{Problem, Resource, Timestamp, core::Dataplane, kind, strict};
 use shared_policy::{InboundFacts, Policy, ProxyFacts};
 use std::time::SystemTime;
@@ -19,11 +19,6 @@ pub async fn run(session: &Session, args: Inspect) -> Result<(), Failure> {
     match args {
         Inspect::Dataplane(args) => dataplane(&client, args).await,
         Inspect::Dataplanes { mesh, output } => {
-            let items = get::list(&client, &["meshes", &mesh.mesh, "dataplanes", "_overview"]).await?;
-            if items.is_empty() && output == Format::Table {
-                eprintln!("there is no Dataplane in mesh {}", mesh.mesh);
-                return Ok(());
-            }
             let header = [
                 "NAME",
                 "STATUS",
@@ -34,49 +29,49 @@ pub async fn run(session: &Session, args: Inspect) -> Result<(), Failure> {
                 "REFUSED",
                 "CERTIFICATE UNTIL",
                 "ZONE",
+                "SEEN",
             ];
-            show(output, &header, &items, dataplane_row)
+            let path = ["meshes", &mesh.mesh, "dataplanes", "_overview"];
+            if show(&client, output, &path, &header, dataplane_row).await? {
+                eprintln!("there is no Dataplane in mesh {}", mesh.mesh);
+            }
+            Ok(())
         }
         Inspect::Zones { output } => {
-            let items = get::list(&client, &["zones", "_overview"]).await?;
-            if items.is_empty() && output == Format::Table {
+            let header = ["NAME", "STATUS", "SINCE", "ENABLED", "VERSION"];
+            if show(&client, output, &["zones", "_overview"], &header, zone_row).await? {
                 eprintln!("there is no Zone");
-                return Ok(());
             }
-            show(output, &["NAME", "STATUS", "SINCE", "ENABLED", "VERSION"], &items, zone_row)
+            Ok(())
         }
     }
 }
 
-fn show(
+/// Prints a list. Answers whether a table would have been empty.
+async fn show(
+    client: &Client,
     output: Format,
+    path: &[&str],
     header: &[&str],
-    items: &[Value],
     row: fn(&Value, Timestamp) -> Vec<Cell>,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let now = Timestamp::from(SystemTime::now());
-    match output {
-        Format::Table => out::table(header, items.iter().map(|item| row(item, now)).collect()),
-        Format::Json => {
-            out::json(&out::Ordered(&json!({"total": items.len(), "items": items, "next": null})))
-        }
-        Format::Yaml => items.iter().enumerate().try_for_each(|(i, item)| {
-            if i > 0 {
-                out::line("---")?;
-            }
-            out::yaml(item)
-        }),
-    }
+    let mut printed = out::Printed::default();
+    let mut pages = get::Pages::new(client, path, &Filters::default());
+    let page =
+        |items: &[Value]| out::page(header, items.iter().map(|item| row(item, now)).collect(), &mut printed);
+    Ok(get::show(output, &mut pages, page).await? && output == Format::Table)
 }
 
 fn dataplane_row(item: &Value, now: Timestamp) -> Vec<Cell> {
     let insight = &item["dataplaneInsight"];
     let connection = Connection::of(insight);
+    let [state, seen] = tables::proxy_state(item, now);
     let last = insight["subscriptions"].as_array().and_then(|all| all.last()).unwrap_or(&Value::Null);
     let total = &last["status"]["total"];
     vec![
         tables::text(&item["name"]),
-        connection.cell(),
+        state,
         Cell::new(connection.since().map_or("-".to_owned(), |since| tables::ago(since, now))),
         tables::text(&last["version"]["envoy"]["version"]),
         tables::text(&total["responsesSent"]),
@@ -84,6 +79,7 @@ fn dataplane_row(item: &Value, now: Timestamp) -> Vec<Cell> {
         tables::text(&total["responsesRejected"]),
         tables::text(&insight["mTLS"]["certificateExpirationTime"]),
         Cell::new(tables::zone(item)),
+        seen,
     ]
 }
 

@@ -6,12 +6,13 @@
 //!
 //! ```text
 //! args --> servers (which one) --> client (HTTP, sentences for failures)
-//!            apply  get  delete  status  inspect  generate  config
+//!            apply  get  delete  status  inspect  generate  config  history  backup  cluster  zone
 //!              \--> documents (files, stdin)   \--> follow (waiting, progress)   --> out (lines, tables, yaml, json)
 //! ```
 mod app;
 mod apply;
 mod args;
+mod backup;
 mod client;
 mod cluster;
 mod config;
@@ -21,11 +22,13 @@ mod exit;
 mod follow;
 mod generate;
 mod get;
+mod history;
 mod inspect;
 mod out;
 mod servers;
 mod status;
 mod tables;
+mod zone;
 
 fn main() -> std::process::ExitCode {
     app::main()

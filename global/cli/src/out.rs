@@ -1,11 +1,11 @@
 //! What goes to stdout: lines, tables, YAML and JSON.
 use crate::exit::Failure;
-use comfy_table::{Cell, Color, Table, presets};
+use comfy_table::{Cell, Color, ColumnConstraint, Table, Width, presets};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
 use std::{
     fmt,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
 };
 
 pub fn line(text: impl fmt::Display) -> Result<(), Failure> {
@@ -22,6 +22,36 @@ pub fn text(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Text without an end of the line.
+pub fn part(text: impl fmt::Display) -> Result<(), Failure> {
+    Ok(write!(io::stdout().lock(), "{text}")?)
+}
+
+/// How wide the columns of a table have been so far; empty before its first page.
+#[derive(Default)]
+pub struct Printed(Vec<u16>);
+
+/// One page of a table: its columns are at least as wide as those of the pages before, which have printed the header.
+pub fn page(header: &[&str], rows: Vec<Vec<Cell>>, printed: &mut Printed) -> Result<(), Failure> {
+    let mut page = Table::new();
+    page.load_style(presets::NOTHING);
+    if printed.0.is_empty() {
+        page.set_header(header.iter().copied());
+    }
+    page.add_rows(rows);
+    let wide = page.column_max_content_widths();
+    printed.0.resize(header.len(), 0);
+    for ((before, now), column) in printed.0.iter_mut().zip(wide).zip(page.column_iter_mut()) {
+        *before = now.max(*before);
+        column.set_padding((0, 2));
+        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(*before + 2)));
+    }
+    if is_colourless() {
+        page.force_no_tty();
+    }
+    line(page.trim_fmt())
+}
+
 /// Columns set apart by spaces, as other tools of the trade print them.
 pub fn table(header: &[&str], rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
     line(render(header, rows))
@@ -34,7 +64,7 @@ fn render(header: &[&str], rows: Vec<Vec<Cell>>) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+    if is_colourless() {
         table.force_no_tty();
     }
     table.trim_fmt()
@@ -53,9 +83,20 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// YAML with the fields that name a resource first.
 pub fn yaml(value: &Value) -> Result<(), Failure> {
-    let yaml = serde_saphyr::to_string(&Ordered(value))
-        .map_err(|error| Failure::from(anyhow::Error::from(error)))?;
-    text(&yaml)
+    text(&to_yaml(value)?)
+}
+
+pub fn to_yaml(value: &Value) -> Result<String, Failure> {
+    serde_saphyr::to_string(&Ordered(value)).map_err(|error| Failure::from(anyhow::Error::from(error)))
+}
+
+/// Whether colours are wanted: on a terminal, unless `NO_COLOR` says otherwise.
+pub fn has_colours() -> bool {
+    io::stdout().is_terminal() && !is_colourless()
+}
+
+fn is_colourless() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// Serialises a resource in reading order: what it is, then what it says.
@@ -107,6 +148,16 @@ mod tests {
         let value = json!({"a": "yes", "b": "12", "c": "1e3", "d": "null", "e": "line\nline\n", "f": "- x", "g": "", "h": "0x1f"});
         let yaml = serde_saphyr::to_string(&Ordered(&value)).expect("yaml");
         assert_eq!(shared_model::document::parse(&yaml).expect("parses"), value, "{yaml}");
+    }
+
+    #[test]
+    fn the_pages_of_a_table_keep_its_columns() {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).add_rows([vec!["a", "b"]]);
+        let column = table.column_mut(0).expect("a column");
+        column.set_padding((0, 2));
+        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(7)));
+        assert_eq!(table.trim_fmt(), "a       b");
     }
 
     #[test]

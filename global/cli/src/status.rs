@@ -49,7 +49,7 @@ fn show(status: &RevisionStatus) -> Result<(), Failure> {
     };
     out::line(format_args!("revision {}, {applied}, {newest}", status.revision))?;
     if status.zones.is_empty() {
-        return out::line("no zone follows this control plane yet");
+        return out::line("no enabled zone follows this control plane yet");
     }
     let header =
         ["ZONE", "STATE", "APPLIED", "TOUCHED", "ACKNOWLEDGED", "REFUSED", "PENDING", "APPLY TO ACK"];

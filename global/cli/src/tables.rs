@@ -5,27 +5,49 @@ use serde_json::Value;
 use shared_model::{Kind, Timestamp, kind, labels};
 use std::{collections::BTreeSet, time::SystemTime};
 
-/// Prints resources of one kind. Proxies and zones come as overviews.
-pub fn show(kind: &'static Kind, items: &[Value]) -> Result<(), Failure> {
-    let now = Timestamp::from(SystemTime::now());
-    let mut header = if kind.is_mesh_scoped() { vec!["MESH", "NAME"] } else { vec!["NAME"] };
-    header.extend(own_columns(kind));
-    header.extend(["REVISION", "AGE"]);
-    let rows = items.iter().map(|item| {
-        let mut row = if kind.is_mesh_scoped() { vec![text(&item["mesh"])] } else { Vec::new() };
-        row.push(text(&item["name"]));
-        row.extend(own_cells(kind, item));
-        row.push(revision(&item["revision"]));
-        row.push(Cell::new(age(&item["creationTime"], now)));
-        row
-    });
-    out::table(&header, rows.collect())
+/// Prints resources of one kind, page by page. Proxies and zones come as overviews.
+pub struct Table {
+    kind: &'static Kind,
+    now: Timestamp,
+    printed: out::Printed,
+}
+
+impl Table {
+    pub fn of(kind: &'static Kind) -> Table {
+        Table { kind, now: Timestamp::from(SystemTime::now()), printed: out::Printed::default() }
+    }
+
+    pub fn page(&mut self, items: &[Value]) -> Result<(), Failure> {
+        let kind = self.kind;
+        let mut header = if kind.is_mesh_scoped() { vec!["MESH", "NAME"] } else { vec!["NAME"] };
+        header.extend(own_columns(kind));
+        header.extend(["REVISION", "AGE"]);
+        let rows = items.iter().map(|item| {
+            let mut row = if kind.is_mesh_scoped() { vec![text(&item["mesh"])] } else { Vec::new() };
+            row.push(text(&item["name"]));
+            row.extend(own_cells(kind, item, self.now));
+            row.push(revision(&item["revision"]));
+            row.push(Cell::new(age(&item["creationTime"], self.now)));
+            row
+        });
+        out::page(&header, rows.collect(), &mut self.printed)
+    }
+}
+
+/// The state of a proxy, and how old that is: global hears of a proxy through its zone.
+pub fn proxy_state(item: &Value, now: Timestamp) -> [Cell; 2] {
+    let insight = &item["dataplaneInsight"];
+    let state = match insight["stale"] == true {
+        true => out::verdict("stale", false),
+        false => Connection::of(insight).cell(),
+    };
+    [state, Cell::new(age(&insight["lastSeen"], now))]
 }
 
 fn own_columns(kind: &Kind) -> &'static [&'static str] {
     match kind.name {
         kind::MESH => &["MTLS"],
-        kind::DATAPLANE => &["STATUS", "ADDRESS", "SERVICES", "PORTS", "ZONE"],
+        kind::DATAPLANE => &["STATUS", "ADDRESS", "SERVICES", "PORTS", "ZONE", "SEEN"],
         kind::ZONE => &["STATUS", "ENABLED"],
         kind::MESH_SERVICE => &["PORTS", "STATE", "ZONE"],
         kind::MESH_IDENTITY => &["SELECTS", "PROVIDER"],
@@ -35,18 +57,20 @@ fn own_columns(kind: &Kind) -> &'static [&'static str] {
     }
 }
 
-fn own_cells(kind: &Kind, item: &Value) -> Vec<Cell> {
+fn own_cells(kind: &Kind, item: &Value, now: Timestamp) -> Vec<Cell> {
     let spec = &item["spec"];
     match kind.name {
         kind::MESH => vec![text(&item["mtls"]["enabledBackend"])],
         kind::DATAPLANE => {
             let networking = &item["dataplane"]["networking"];
+            let [state, seen] = proxy_state(item, now);
             vec![
-                Connection::of(&item["dataplaneInsight"]).cell(),
+                state,
                 text(&networking["address"]),
                 Cell::new(services(item, networking)),
                 Cell::new(list(&networking["inbound"], inbound)),
                 Cell::new(zone(item)),
+                seen,
             ]
         }
         kind::ZONE => {
@@ -115,6 +139,10 @@ pub enum Connection {
     },
     /// Nothing is known of it: it never came.
     Unknown,
+    /// A zone that does not follow, because it has seen what a restored global does not hold.
+    Diverged {
+        since: Option<Timestamp>,
+    },
 }
 
 impl Connection {
@@ -126,6 +154,9 @@ impl Connection {
         let open = subscriptions.iter().rev().find(|subscription| {
             subscription["connectTime"].is_string() && time(subscription, "disconnectTime").is_none()
         });
+        if insight["divergence"].is_object() {
+            return Connection::Diverged { since: time(&insight["divergence"], "time") };
+        }
         match (open, subscriptions.last()) {
             (Some(open), _) => Connection::Online { since: time(open, "connectTime") },
             (None, Some(_)) => {
@@ -141,12 +172,15 @@ impl Connection {
         match self {
             Connection::Online { .. } => out::verdict("online", true),
             Connection::Offline { .. } | Connection::Unknown => out::verdict("offline", false),
+            Connection::Diverged { .. } => out::verdict("waits for accept-restore", false),
         }
     }
 
     pub fn since(&self) -> Option<Timestamp> {
         match self {
-            Connection::Online { since } | Connection::Offline { since } => *since,
+            Connection::Online { since } | Connection::Offline { since } | Connection::Diverged { since } => {
+                *since
+            }
             Connection::Unknown => None,
         }
     }
@@ -230,6 +264,8 @@ mod tests {
         assert!(matches!(of(json!([open, closed])), Connection::Online { .. }));
         assert!(matches!(of(json!([closed])), Connection::Offline { since: Some(_) }));
         assert_eq!(of(json!([])), Connection::Unknown);
+        let diverged = json!({"subscriptions": [closed], "divergence": {"time": "2026-01-01T00:00:00Z"}});
+        assert!(matches!(Connection::of(&diverged), Connection::Diverged { since: Some(_) }));
         assert_eq!(Connection::of(&Value::Null), Connection::Unknown);
     }
 
@@ -261,8 +297,10 @@ mod tests {
 
     #[test]
     fn every_kind_has_as_many_cells_as_columns() {
+        let now = Timestamp::UNIX_EPOCH;
         for kind in kind::KINDS {
-            assert_eq!(own_columns(kind).len(), own_cells(kind, &json!({"spec": {}})).len(), "{}", kind.name);
+            let cells = own_cells(kind, &json!({"spec": {}}), now);
+            assert_eq!(own_columns(kind).len(), cells.len(), "{}", kind.name);
         }
     }
 }

@@ -1,5 +1,9 @@
 //! `weftctl` as a process, against the real API over a control plane in memory.
+#[path = "weftctl/history.rs"]
+mod history;
 mod memory;
+#[path = "weftctl/zones.rs"]
+mod zones;
 
 use memory::Memory;
 use serde_json::{Value, json};
@@ -524,7 +528,7 @@ async fn the_nodes_of_the_cluster_are_shown_and_changed() {
     let ran = house.run("cluster status").await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let lines: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["cluster", "c1"]);
+    assert_eq!(lines[0], ["cluster", "c1,", "epoch", "1"]);
     assert_eq!(
         lines[1],
         ["NODE", "ROLE", "TERM", "LAST", "APPLIED", "REVISION", "LAG", "ADDRESS", "VERSION"]

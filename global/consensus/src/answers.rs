@@ -1,7 +1,7 @@
 //! What this node answers its peers. Who asks was established by whoever carried the request here.
 use crate::{Consensus, Error, consensus::stopped, reads};
 use openraft::error::{InstallSnapshotError, RaftError};
-use proto::peer::{Changed, Elected, Forwarded, Probed, ReadIndex, Reply, Request, change, reply, request};
+use proto::peer::{Changed, Elected, Probed, ReadIndex, Reply, Request, change, reply, request};
 use shared_raft::wire::{self, AppendEntriesRequest, InstallSnapshotRequest, VoteRequest};
 
 impl Consensus {
@@ -83,8 +83,7 @@ impl Consensus {
                 if !node.membership.leads() {
                     return Err(if self.is_leader() { Error::NoQuorum } else { Error::NotLeader });
                 }
-                let (outcome, index) = self.propose_here(wire::decode(&forward.command)?).await?;
-                reply::Kind::Forward(Forwarded { outcome: wire::encode(&outcome).into(), index })
+                reply::Kind::Forward(self.propose_all(forward.commands).await?)
             }
             Some(request::Kind::Read(_)) => {
                 reply::Kind::Read(ReadIndex { index: reads::index_here(self).await? })
@@ -104,7 +103,7 @@ impl Consensus {
                 reply::Kind::Elect(Elected {})
             }
             Some(request::Kind::Status(_)) => reply::Kind::Status(self.status()),
-            Some(request::Kind::Join(_)) | None => {
+            Some(request::Kind::Join(_) | request::Kind::SealKeys(_)) | None => {
                 return Err(Error::Membership("this version does not know the request".to_owned()));
             }
         })

@@ -1,6 +1,6 @@
 //! The node: start, propose, read, stop.
 use crate::{
-    Error, Links, Timing, elections,
+    Error, Links, Timing, absence, elections, forwards,
     links::Registry,
     membership::{Membership, RaftMetrics},
     network::Networks,
@@ -14,11 +14,11 @@ use openraft::{
     error::{CheckIsLeaderError, RaftError},
     storage::RaftLogStorage,
 };
-use proto::peer::{Forward, NodeStatus, Peer, Promote, StatusRequest, change, reply, request};
+use proto::peer::{NodeStatus, Peer, Promote, StatusRequest, change, reply, request};
 use shared_catalog::{Catalog, Command, Outcome};
-use shared_raft::{LEARNER_BIT, LogStore, Member, Raft, Storage, wire};
+use shared_raft::{LEARNER_BIT, LogStore, Member, Raft, Reserve, Space, Storage};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -39,13 +39,19 @@ const WAITING_MAX: usize = 1024;
 /// Whose disks these are.
 const ROLE: &str = "global";
 
+/// A day: a zone that is away over night comes back as it left.
+const ZONE_ABSENCE: Duration = Duration::from_secs(24 * 3600);
+
 const TERM_STEP_MAX: u64 = 1 << 16;
+
+/// The id of no node, below all others.
+const NOBODY: u64 = 0;
 
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a request waits for a leader and a quorum: an election fits in several times.
-const QUORUM_PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const QUORUM_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How soon a request looks again for a leader.
 const RETRY: Duration = Duration::from_millis(15);
@@ -72,6 +78,10 @@ pub struct Setup {
     pub transport: Arc<dyn Transport>,
     /// What an empty disk becomes part of. None: the first node of a new cluster.
     pub joined: Option<Joined>,
+    /// A zone's replica that stays away for longer is no longer followed, until it comes back.
+    pub zone_absence: Duration,
+    /// With less room on its disk a leader takes no writes.
+    pub disk_reserve: Reserve,
     pub config: openraft::Config,
 }
 
@@ -93,6 +103,8 @@ impl Setup {
             version: String::new(),
             transport: Arc::new(Nobody),
             joined: None,
+            zone_absence: ZONE_ABSENCE,
+            disk_reserve: Reserve::default(),
             config: shared_raft::config(),
         }
     }
@@ -126,7 +138,10 @@ pub(crate) struct Node {
     pub catalog: watch::Receiver<Arc<Catalog>>,
     pub peers: Peers,
     pub membership: Membership,
+    pub space: Arc<Space>,
+    /// Commands for this node as the leader, and those for another.
     waiting: mpsc::Sender<Waiting>,
+    forwards: mpsc::Sender<Waiting>,
     reads: mpsc::Sender<Reader>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -141,7 +156,8 @@ impl Consensus {
     /// Opens a node. One that is alone returns once it leads; one of several returns at once and finds the others, or
     /// serves what it has.
     pub async fn open(setup: Setup) -> Result<(Consensus, Links), Error> {
-        let Setup { dir, timing, address, link, version, transport, joined, config } = setup;
+        let Setup { dir, timing, address, link, version, transport, joined, zone_absence, .. } = setup;
+        let (config, space) = (setup.config, Arc::new(Space::new(&dir, setup.disk_reserve)));
         let is_joining = joined.is_some();
         let open = move || -> Result<Storage, shared_raft::Error> {
             let node_id = joined.as_ref().map_or_else(new_node_id, |joined| joined.node_id);
@@ -161,13 +177,11 @@ impl Consensus {
             StorageHelper::new(&mut log, &mut machine).get_membership().await.map_err(stopped)?;
         let voters: Vec<u64> = membership.effective().voter_ids().collect();
         let is_alone = voters == [node_id];
-        if is_alone {
-            resign(&mut log, node_id).await?;
-        }
+        resign(&mut log, node_id, is_alone).await?;
         let config = timing.apply(config).validate().map_err(|error| Error::Stopped(error.to_string()))?;
         let registry = Arc::new(Registry::default());
         let peers = Peers::new(transport, cluster_id.clone(), node_id, timing);
-        let networks = Networks::new(registry.clone(), peers.clone());
+        let networks = Networks::new(registry.clone(), peers.clone(), log.clone());
         let raft =
             Raft::new(node_id, Arc::new(config), networks, log.clone(), machine).await.map_err(stopped)?;
         peers.follow(raft.metrics());
@@ -179,12 +193,14 @@ impl Consensus {
             raft.initialize(BTreeMap::from([(node_id, member)])).await.map_err(stopped)?;
             lead(&raft).await?;
         }
-        let membership = Membership::new(raft.clone(), node_id, peers.clone(), timing);
+        let membership = Membership::new(raft.clone(), node_id, peers.clone(), timing, registry.clone());
         let (waiting, proposals) = mpsc::channel(WAITING_MAX);
+        let (forwards, forwarded) = mpsc::channel(WAITING_MAX);
         let (reads, readers) = mpsc::channel(WAITING_MAX);
         let mut tasks = JoinSet::new();
-        tasks.spawn(proposals::gather(raft.clone(), membership.open.subscribe(), proposals));
+        tasks.spawn(proposals::gather(raft.clone(), log.clone(), membership.open.subscribe(), proposals));
         tasks.spawn(pulse(membership.clone(), node_id));
+        tasks.spawn(absence::watch(membership.clone(), registry.clone(), zone_absence));
         tasks.spawn(elections::watch(raft.clone(), log.clone(), peers.clone(), node_id, timing));
         let node = Node {
             raft,
@@ -195,12 +211,15 @@ impl Consensus {
             catalog,
             peers,
             membership: membership.clone(),
+            space,
             waiting,
+            forwards,
             reads,
             tasks: Mutex::default(),
         };
         let consensus = Consensus(Arc::new(node));
         tasks.spawn(reads::serve(Arc::downgrade(&consensus.0), readers));
+        tasks.spawn(forwards::send(Arc::downgrade(&consensus.0), forwarded));
         *consensus.tasks() = tasks;
         tracing::info!(
             node_id = format!("{node_id:016x}"),
@@ -236,8 +255,9 @@ impl Consensus {
 
     async fn put_through(&self, command: Command) -> Result<Outcome, Error> {
         let node = &self.0;
+        self.check_disk()?;
         if self.view().is_alone(node.node_id) {
-            return self.propose_here(command).await.map(|(outcome, _)| outcome);
+            return self.propose_here(command).await.map(first);
         }
         // What is sent again after a leader's death must not count twice.
         let command = command.once(uuid::Uuid::new_v4().into_bytes());
@@ -247,14 +267,11 @@ impl Consensus {
             let tried = match self.view() {
                 View { leader: Some(leader), .. } if leader == node.node_id => {
                     match node.membership.leads() {
-                        true => self.propose_here(command.clone()).await.map(|(outcome, _)| outcome),
+                        true => self.propose_here(command.clone()).await.map(first),
                         false => Err(Error::NoQuorum),
                     }
                 }
-                View { leader: Some(leader), nodes, .. } => match nodes.get(&leader) {
-                    Some(member) => self.forward(leader, &member.address, &command).await,
-                    None => Err(Error::NoQuorum),
-                },
+                View { leader: Some(_), .. } => self.pass(&node.forwards, command.clone()).await.map(first),
                 View { leader: None, .. } => Err(Error::NoQuorum),
             };
             match tried {
@@ -272,28 +289,22 @@ impl Consensus {
 
     /// Proposes as the leader. Gives the entry that holds the command, too.
     pub(crate) async fn propose_here(&self, command: Command) -> Result<(Outcome, u64), Error> {
-        let (done, outcome) = oneshot::channel();
-        let ended = || Error::Stopped("it was shut down".to_owned());
-        self.0.waiting.send(Waiting { command, done }).await.map_err(|_| ended())?;
-        outcome.await.map_err(|_| ended())?
+        // Before anything is in the log, which then would have to keep it.
+        self.0.space.check()?;
+        self.pass(&self.0.waiting, command).await
     }
 
-    async fn forward(&self, leader: u64, address: &str, command: &Command) -> Result<Outcome, Error> {
-        let kind = request::Kind::Forward(Forward { command: wire::encode(command).into() });
-        // An answer that does not come in the time of several elections is sent again, to whoever leads then.
-        match self.0.peers.ask(leader, address, QUORUM_PATIENCE / 2, kind).await? {
-            reply::Kind::Forward(forwarded) => {
-                let outcome = wire::decode(&forwarded.outcome)?;
-                self.applied(forwarded.index).await?;
-                Ok(outcome)
-            }
-            _ => Err(Peers::odd(leader)),
-        }
+    async fn pass(&self, to: &mpsc::Sender<Waiting>, command: Command) -> Result<(Outcome, u64), Error> {
+        let (done, outcome) = oneshot::channel();
+        let ended = || Error::Stopped("it was shut down".to_owned());
+        to.send(Waiting { command, done }).await.map_err(|_| ended())?;
+        outcome.await.map_err(|_| ended())?
     }
 
     /// Returns once this node has applied everything that was acknowledged anywhere before the call: what is read here
     /// then is no older. [`Error::NoQuorum`] when that cannot be known.
     pub async fn catch_up(&self) -> Result<(), Error> {
+        self.check_disk()?;
         if self.view().is_alone(self.0.node_id) {
             // Nobody else can have acknowledged anything, and what this node acknowledges it has applied.
             return Ok(());
@@ -304,6 +315,29 @@ impl Consensus {
         let late = |_| Err(Error::NoQuorum);
         let caught_up = async { caught_up.await.map_err(|_| ended())? };
         tokio::time::timeout(QUORUM_PATIENCE, caught_up).await.unwrap_or_else(late)
+    }
+
+    /// Refuses when this node's own disk has failed: what it does not know it cannot answer by.
+    fn check_disk(&self) -> Result<(), Error> {
+        self.0.log.why_failed().map_or(Ok(()), |failed| Err(failed.into()))
+    }
+
+    /// How full this node's disk is.
+    pub fn space(&self) -> Arc<Space> {
+        self.0.space.clone()
+    }
+
+    /// Asks a node of the cluster something that this room does not know.
+    pub async fn ask(&self, node_id: u64, kind: request::Kind) -> Result<reply::Kind, Error> {
+        let view = self.view();
+        let member = view.nodes.get(&node_id);
+        let member = member.ok_or_else(|| Error::Membership(format!("there is no node {node_id:016x}")))?;
+        self.0.peers.ask(node_id, &member.address, PROPOSE_DEADLINE, kind).await
+    }
+
+    /// The nodes that vote.
+    pub fn voters(&self) -> BTreeSet<u64> {
+        self.view().voters().collect()
     }
 
     /// Asks the leader something that this room does not know.
@@ -351,7 +385,8 @@ impl Consensus {
     }
 
     pub fn is_leader(&self) -> bool {
-        self.0.raft.metrics().borrow().current_leader == Some(self.0.node_id)
+        let says_so = self.0.raft.metrics().borrow().current_leader == Some(self.0.node_id);
+        says_so && self.0.log.why_failed().is_none()
     }
 
     /// The nodes of global with their addresses, as this node knows them; voters and those that learn.
@@ -412,10 +447,14 @@ impl Consensus {
     pub fn status(&self) -> NodeStatus {
         let node = &self.0;
         let view = self.view();
+        // Asked before the metrics are borrowed: to borrow them twice waits for ever when Raft wants to write in between.
+        let leads = node.membership.leads();
         let metrics = node.raft.metrics();
         let metrics = metrics.borrow();
+        let has_stopped = node.log.why_failed().is_some();
         let role = match (view.leader == Some(node.node_id), view.voters().any(|id| id == node.node_id)) {
-            (true, _) if node.membership.leads() => "leader",
+            _ if has_stopped => "stopped",
+            (true, _) if leads => "leader",
             (true, _) => "leader without quorum",
             (false, true) => "follower",
             (false, false) if view.nodes.contains_key(&node.node_id) => "learner",
@@ -430,6 +469,7 @@ impl Consensus {
             revision: node.catalog.borrow().revision().0,
             version: node.version.clone(),
             leader: view.leader.unwrap_or_default(),
+            zones: node.membership.linked_zones(),
         }
     }
 
@@ -437,10 +477,17 @@ impl Consensus {
         View::of(&self.0.raft.metrics().borrow())
     }
 
-    /// Returns the reason when the node has stopped: its disk failed, or it was shut down. The program should end then.
+    /// Returns the reason when the node has stopped. [`Error::NoRoom`]: the disk was full; the node may be opened again once
+    /// there is room, and until then shows what it has. Anything else: it should not go on.
     pub async fn failed(&self) -> Error {
         let mut metrics = self.0.raft.metrics();
-        let stopped = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
+        let stopped = tokio::select! {
+            failed = self.0.log.failed() => return failed.into(),
+            stopped = metrics.wait_for(|metrics| metrics.running_state.is_err()) => stopped,
+        };
+        if let Some(failed) = self.0.log.why_failed() {
+            return failed.into();
+        }
         let reason =
             stopped.ok().and_then(|metrics| metrics.running_state.as_ref().err().map(ToString::to_string));
         Error::Stopped(reason.unwrap_or_else(|| "it was shut down".to_owned()))
@@ -520,15 +567,19 @@ fn unsettled(view: &View, own: &Peer) -> Option<change::Kind> {
 }
 
 /// openraft would go on in the term in which it last led. A disk that was restored from a backup would then write other
-/// entries under ids that zones have already. So a node alone stands for a new term first: zones see that the history in
-/// the old one differs. The step is random, so that two lives of one disk do not meet in a term.
-async fn resign(log: &mut LogStore, node_id: u64) -> Result<(), Error> {
-    if let Some(vote) = log.read_vote().await.map_err(stopped)? {
-        log.save_vote(&Vote::new(vote.leader_id().term + 1 + random() % TERM_STEP_MAX, node_id))
-            .await
-            .map_err(stopped)?;
-    }
-    Ok(())
+/// entries under ids that zones have already; so would a leader whose last entries were on the disks of others when it died,
+/// and not yet on its own. So a node begins in a new term, for which it has voted for nobody: whoever stands may have it. A
+/// node alone has nobody to wait for, and takes a term for itself. Its step is random, so that two lives of one disk do not
+/// meet in a term.
+async fn resign(log: &mut LogStore, node_id: u64, is_alone: bool) -> Result<(), Error> {
+    let Some(vote) = log.read_vote().await.map_err(stopped)? else { return Ok(()) };
+    let leader = vote.leader_id();
+    let vote = match is_alone {
+        true => Vote::new(leader.term + 1 + random() % TERM_STEP_MAX, node_id),
+        false if leader.voted_for() == Some(node_id) => Vote::new(leader.term + 1, NOBODY),
+        false => return Ok(()),
+    };
+    log.save_vote(&vote).await.map_err(stopped)
 }
 
 /// Waits until this node leads and has applied everything before its term.
@@ -549,6 +600,10 @@ async fn lead(raft: &Raft) -> Result<(), Error> {
             Err(_) => return Err(Error::Timeout(START_DEADLINE.as_secs())),
         }
     }
+}
+
+fn first<T, U>((first, _): (T, U)) -> T {
+    first
 }
 
 pub(crate) fn stopped(error: impl std::fmt::Display) -> Error {

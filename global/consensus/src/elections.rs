@@ -26,10 +26,15 @@ const COURTESY: u32 = 3;
 /// How often a node that cannot stand for election looks whether it can.
 const IDLE: Duration = Duration::from_millis(500);
 
+/// After how many rounds in which others hear a leader and this node does not it is said.
+const ALONE: u32 = 10;
+
 /// What the voters said.
 enum Poll {
-    /// A leader lives, or too few answered.
+    /// Too few answered.
     Wait,
+    /// A leader lives, and this node does not hear it.
+    Apart,
     /// No leader, but somebody's log is longer.
     Behind,
     Clear,
@@ -40,6 +45,7 @@ pub(crate) async fn watch(raft: Raft, log: LogStore, peers: Peers, node_id: u64,
     let mut metrics = raft.metrics();
     let mut patience = timing.silence + spread(timing);
     let mut behind = 0;
+    let mut apart = 0;
     let mut not_before = Instant::now();
     loop {
         let (view, state) = {
@@ -58,6 +64,9 @@ pub(crate) async fn watch(raft: Raft, log: LogStore, peers: Peers, node_id: u64,
         }
         let due = (peers.liveness.quiet_since() + patience).max(not_before);
         if due > Instant::now() {
+            if peers.liveness.hears() {
+                apart = 0;
+            }
             tokio::time::sleep_until(due.min(Instant::now() + IDLE)).await;
             continue;
         }
@@ -69,6 +78,15 @@ pub(crate) async fn watch(raft: Raft, log: LogStore, peers: Peers, node_id: u64,
                 behind > COURTESY
             }
             Poll::Wait => false,
+            Poll::Apart => {
+                apart += 1;
+                if apart == ALONE {
+                    tracing::warn!(
+                        "a leader lives and does not speak to this node: is it cut off, or was it removed from the cluster? `weftctl cluster status` at another node tells"
+                    );
+                }
+                false
+            }
         };
         if stand {
             behind = 0;
@@ -105,7 +123,7 @@ async fn poll(log: &LogStore, peers: &Peers, node_id: u64, view: &View, timing: 
     }
     // A leader that a quorum follows is not to be disturbed, whatever others have missed.
     if answers.values().any(|probed| probed.leads) {
-        return Poll::Wait;
+        return Poll::Apart;
     }
     let agree: BTreeSet<u64> = answers
         .iter()

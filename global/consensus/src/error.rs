@@ -23,12 +23,15 @@ pub enum Error {
     /// The node's disk failed, or it was shut down. What was not acknowledged may have been stored or not.
     #[error("consensus has stopped: {0}")]
     Stopped(String),
+    /// Nothing was done: the disk of the leader, or of this node, has no room.
+    #[error("{0}")]
+    NoRoom(String),
     #[error("node {node_id} cannot follow: its id is not one of a zone")]
     NotALearner { node_id: u64 },
     #[error("replica {node_id} belongs to zone {found:?}, not to {wanted:?}")]
     OtherZone { node_id: u64, found: String, wanted: String },
-    #[error("zone {zone:?} is connected already, by replica {node_id}")]
-    ZoneConnected { zone: String, node_id: u64 },
+    #[error("zone {zone:?} has {limit} replicas already")]
+    TooManyReplicas { zone: String, limit: usize },
     #[error("the members of the cluster cannot be changed: {0}")]
     Membership(String),
 }
@@ -41,6 +44,7 @@ impl Error {
             Error::NoQuorum => Reason::NoQuorum,
             Error::Unknown(_) | Error::Timeout(_) => Reason::Unknown,
             Error::Stopped(_) => Reason::Stopped,
+            Error::NoRoom(_) => Reason::NoRoom,
             _ => Reason::Refused,
         };
         let message = match self {
@@ -59,6 +63,7 @@ impl Error {
             // The peer stopped while it had the request: how far that came is not known here.
             Reason::Stopped => Error::Unknown(failure.message),
             Reason::Refused => Error::Membership(failure.message),
+            Reason::NoRoom => Error::NoRoom(failure.message),
         }
     }
 }
@@ -67,6 +72,9 @@ impl From<shared_raft::Error> for Error {
     fn from(error: shared_raft::Error) -> Error {
         match error {
             shared_raft::Error::Stopped(reason) => Error::Stopped(reason),
+            error @ (shared_raft::Error::Full { .. } | shared_raft::Error::NoRoom { .. }) => {
+                Error::NoRoom(error.to_string())
+            }
             error => Error::Storage(error.to_string()),
         }
     }

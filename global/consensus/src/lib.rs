@@ -17,10 +17,12 @@
 //! answers is checked at the door, because openraft believes what it is told: a vote above the leader's would unseat it.
 //!
 //! What it does not know: HTTP and gRPC, tokens and certificates, what a resource means, who may write it.
+mod absence;
 mod answers;
 mod consensus;
 mod elections;
 mod error;
+mod forwards;
 mod links;
 mod membership;
 mod network;
@@ -37,5 +39,5 @@ pub use consensus::{COMMAND_MAX, Consensus, Joined, Setup, new_node_id, owner_of
 pub use error::Error;
 pub use links::{Attached, Links};
 pub use peers::{Answering, Transport};
-pub use shared_raft::Member;
+pub use shared_raft::{Member, Reserve, Room, Space};
 pub use timing::Timing;

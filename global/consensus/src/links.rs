@@ -9,16 +9,22 @@ use shared_raft::{
     wire::{self, AppendEntriesResponse, InstallSnapshotResponse},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 
 type Vote = openraft::Vote<u64>;
+
+/// Why the streams of a zone end that is no more.
+pub(crate) const DELETED: &str = "the zone was deleted";
 
 /// Where the link server registers the streams that zones have opened.
 #[derive(Clone)]
@@ -34,10 +40,9 @@ impl Links {
         Links { membership, registry, entering: Arc::default() }
     }
 
-    /// Registers an open stream of a zone's replica. A replica that is not known becomes a learner; older replicas of
-    /// the zone are no longer followed. Refused: an id that is not a learner's, one of another zone, and a second
-    /// replica while the zone's first is connected. The same replica again replaces its stream before. A node that does
-    /// not lead keeps the stream for the day when it does.
+    /// Registers an open stream of a zone's replica. A replica that is not known becomes a learner, beside others of its
+    /// zone. Refused: an id that is not a learner's, one of another zone, and one more than a zone may have. The same
+    /// replica again replaces its stream before. A node that does not lead keeps the stream for the day when it does.
     pub async fn attach(
         &self,
         node_id: u64,
@@ -54,10 +59,9 @@ impl Links {
             return Err(Error::OtherZone { node_id, found: member.zone.clone(), wanted: zone.to_owned() });
         }
         let link = Arc::new(Link::new(zone, outbox));
-        self.registry.insert(node_id, link.clone())?;
+        self.registry.insert(node_id, link.clone());
         let attached = Attached { node_id, link, registry: self.registry.clone() };
-        let has_older = members.iter().any(|(id, member)| *id != node_id && member.zone == zone);
-        if known.is_none() || has_older {
+        if known.is_none() {
             let replica = ZoneReplica { node_id, zone: zone.to_owned() };
             self.membership.change(change::Kind::AddZone(replica)).await?;
         }
@@ -68,7 +72,7 @@ impl Links {
 
     /// Drops all replicas of a zone that is no more, and closes its stream.
     pub async fn forget(&self, zone: &str) -> Result<(), Error> {
-        self.registry.close_zone(zone, "the zone was deleted");
+        self.registry.close_zone(zone, DELETED);
         self.membership.change(change::Kind::ForgetZone(zone.to_owned())).await
     }
 
@@ -113,13 +117,15 @@ impl Drop for Attached {
 /// The open streams by replica.
 pub(crate) struct Registry {
     links: Mutex<BTreeMap<u64, Arc<Link>>>,
+    /// Since when replicas have no stream to this node.
+    away: Mutex<BTreeMap<u64, Instant>>,
     /// Counts the streams that were opened: those who wait for one look again.
     opened: watch::Sender<u64>,
 }
 
 impl Default for Registry {
     fn default() -> Registry {
-        Registry { links: Mutex::default(), opened: watch::channel(0).0 }
+        Registry { links: Mutex::default(), away: Mutex::default(), opened: watch::channel(0).0 }
     }
 }
 
@@ -143,29 +149,43 @@ impl Registry {
         tokio::time::timeout(patience, come).await.ok().flatten()
     }
 
-    fn insert(&self, node_id: u64, link: Arc<Link>) -> Result<(), Error> {
-        let mut links = self.links();
-        let rival =
-            links.iter().find(|(id, other)| **id != node_id && other.zone == link.zone && other.is_open());
-        if let Some((rival, _)) = rival {
-            return Err(Error::ZoneConnected { zone: link.zone.clone(), node_id: *rival });
-        }
-        if let Some(before) = links.insert(node_id, link) {
+    fn insert(&self, node_id: u64, link: Arc<Link>) {
+        if let Some(before) = self.links().insert(node_id, link) {
             before.close("the zone has dialled again");
         }
-        drop(links);
         self.opened.send_modify(|opened| *opened += 1);
-        Ok(())
+    }
+
+    /// The open streams: replica and zone.
+    pub fn open(&self) -> BTreeMap<u64, String> {
+        let links = self.links();
+        let open = links.iter().filter(|(_, link)| link.is_open());
+        open.map(|(id, link)| (*id, link.zone.clone())).collect()
+    }
+
+    /// How long each of these replicas has been without a stream; of one that was never seen, since the first question.
+    /// What is known of others is forgotten.
+    pub fn away(&self, replicas: &BTreeSet<u64>) -> BTreeMap<u64, Duration> {
+        let open = self.open();
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        away.retain(|id, _| replicas.contains(id) && !open.contains_key(id));
+        for id in replicas.iter().filter(|id| !open.contains_key(id)) {
+            away.entry(*id).or_insert(now);
+        }
+        away.iter().map(|(id, since)| (*id, now.duration_since(*since))).collect()
     }
 
     fn remove(&self, node_id: u64, link: &Arc<Link>) {
         let mut links = self.links();
         if links.get(&node_id).is_some_and(|current| Arc::ptr_eq(current, link)) {
             links.remove(&node_id);
+            drop(links);
+            self.away.lock().unwrap_or_else(PoisonError::into_inner).insert(node_id, Instant::now());
         }
     }
 
-    fn close_zone(&self, zone: &str, reason: &str) {
+    pub fn close_zone(&self, zone: &str, reason: &str) {
         for link in self.links().values().filter(|link| link.zone == zone) {
             link.close(reason);
         }

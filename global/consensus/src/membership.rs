@@ -5,6 +5,7 @@
 use crate::{
     Error, Timing,
     consensus::stopped,
+    links::{DELETED, Registry},
     node::View,
     peers::{Peers, is_quorum},
 };
@@ -32,6 +33,13 @@ const NEAR: u64 = 500;
 /// How long a change may take: a new voter's disk is part of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Replicas of one zone that are followed.
+const REPLICAS_MAX: usize = 8;
+
+/// A replica that has been away for so long makes room for another one of its zone. Until then a zone whose disks come
+/// and go waits, and the log of the cluster does not fill with its changes.
+const MAKES_ROOM: Duration = Duration::from_secs(60);
+
 /// How long the target of a transfer may take to hold the whole log.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
@@ -41,6 +49,7 @@ pub(crate) struct Membership {
     node_id: u64,
     peers: Peers,
     timing: Timing,
+    registry: Arc<Registry>,
     /// One change at a time.
     changes: Arc<tokio::sync::Mutex<()>>,
     /// False while this leader hands over: nothing is proposed and nothing read.
@@ -48,8 +57,15 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    pub fn new(raft: Raft, node_id: u64, peers: Peers, timing: Timing) -> Membership {
-        Membership { raft, node_id, peers, timing, changes: Arc::default(), open: watch::Sender::new(true) }
+    pub fn new(
+        raft: Raft,
+        node_id: u64,
+        peers: Peers,
+        timing: Timing,
+        registry: Arc<Registry>,
+    ) -> Membership {
+        let open = watch::Sender::new(true);
+        Membership { raft, node_id, peers, timing, registry, changes: Arc::default(), open }
     }
 
     /// Tells every replica at once how far the log is.
@@ -64,6 +80,11 @@ impl Membership {
 
     pub fn metrics(&self) -> watch::Receiver<RaftMetrics> {
         self.raft.metrics()
+    }
+
+    /// The zones that have a stream to this node.
+    pub fn linked_zones(&self) -> Vec<String> {
+        self.registry.open().into_values().collect::<BTreeSet<String>>().into_iter().collect()
     }
 
     pub fn view(&self) -> View {
@@ -99,8 +120,9 @@ impl Membership {
             change::Kind::Transfer(node_id) => self.transfer(node_id).await,
             change::Kind::Move(peer) => self.moved(peer).await,
             change::Kind::ForgetZone(zone) => {
-                let gone = self.replicas_of(&zone, None);
-                self.drop_learners(gone).await
+                self.registry.close_zone(&zone, DELETED);
+                let gone = self.replicas_of(&zone);
+                self.drop_learners(gone, "their zone was deleted").await
             }
         }
     }
@@ -134,26 +156,49 @@ impl Membership {
         if let Some(member) = known.as_ref().filter(|member| member.zone != zone) {
             return Err(Error::OtherZone { node_id, found: member.zone.clone(), wanted: zone });
         }
-        if known.is_none() {
-            let member = Member { zone: zone.clone(), ..Member::default() };
-            self.write(ChangeMembers::AddNodes(BTreeMap::from([(node_id, member)])), true).await?;
-            tracing::info!(zone, node_id, "a new replica follows");
+        if known.is_some() {
+            return Ok(());
         }
-        let older = self.replicas_of(&zone, Some(node_id));
-        self.drop_learners(older).await
+        let others = self.replicas_of(&zone);
+        if others.len() >= REPLICAS_MAX {
+            let away = self.registry.away(&self.learners());
+            let of_zone = away.into_iter().filter(|(id, away)| others.contains(id) && *away >= MAKES_ROOM);
+            let longest = of_zone.max_by_key(|(_, away)| *away).map(|(id, _)| id);
+            let longest =
+                longest.ok_or(Error::TooManyReplicas { zone: zone.clone(), limit: REPLICAS_MAX })?;
+            self.drop_learners(BTreeSet::from([longest]), "another one of the zone takes their place")
+                .await?;
+        }
+        let member = Member { zone: zone.clone(), ..Member::default() };
+        self.write(ChangeMembers::AddNodes(BTreeMap::from([(node_id, member)])), true).await?;
+        tracing::info!(zone, node_id, "a new replica follows");
+        Ok(())
     }
 
-    fn replicas_of(&self, zone: &str, except: Option<u64>) -> BTreeSet<u64> {
+    fn replicas_of(&self, zone: &str) -> BTreeSet<u64> {
         let nodes = self.view().nodes;
         let replicas = nodes.into_iter().filter(|(id, member)| id & LEARNER_BIT != 0 && member.zone == zone);
-        replicas.map(|(id, _)| id).filter(|id| Some(*id) != except).collect()
+        replicas.map(|(id, _)| id).collect()
     }
 
-    async fn drop_learners(&self, ids: BTreeSet<u64>) -> Result<(), Error> {
+    /// The replicas of all zones.
+    pub fn learners(&self) -> BTreeSet<u64> {
+        self.view().nodes.into_keys().filter(|id| id & LEARNER_BIT != 0).collect()
+    }
+
+    /// Lets go of replicas that have been away for too long. One that has come back meanwhile stays.
+    pub async fn forget_absent(&self, absence: Duration) -> Result<(), Error> {
+        let _one_at_a_time = self.changes.lock().await;
+        let away = self.registry.away(&self.learners());
+        let gone = away.into_iter().filter(|(_, away)| *away >= absence).map(|(id, _)| id).collect();
+        self.drop_learners(gone, "they have been away for too long").await
+    }
+
+    async fn drop_learners(&self, ids: BTreeSet<u64>, reason: &str) -> Result<(), Error> {
         if ids.is_empty() {
             return Ok(());
         }
-        tracing::info!(replicas = ?ids, "replicas that a zone has replaced are no longer followed");
+        tracing::info!(replicas = ?ids, reason, "replicas of zones are no longer followed");
         self.write(ChangeMembers::RemoveNodes(ids), true).await
     }
 

@@ -1,5 +1,6 @@
 //! One voter and zones over channels: no sockets, real disks.
 mod cluster;
+mod replicas;
 
 use crate::{Attached, Consensus, Error, Links, Setup};
 use openraft::SnapshotPolicy;
@@ -345,33 +346,6 @@ async fn a_learner_that_claims_conflicts_for_ever_hurts_nobody() {
     honest.follows(&catalog).await;
     assert!(consensus.is_leader());
     liar.abort();
-}
-
-#[tokio::test]
-async fn a_zone_has_one_replica_and_a_new_disk_takes_the_place_of_the_old() {
-    let dir = TempDir::new().expect("a directory");
-    let (consensus, links) = Consensus::start(dir.path()).await.expect("started");
-    let outbox = || mpsc::channel::<RaftRequest>(8);
-    let (first, second) = (learner_id(1), learner_id(2));
-    assert!(matches!(links.attach(5, "zone-1", outbox().0).await, Err(Error::NotALearner { node_id: 5 })));
-    let (sender, _requests) = outbox();
-    let attached = links.attach(first, "zone-1", sender).await.expect("attached");
-    assert!(matches!(links.attach(first, "zone-2", outbox().0).await, Err(Error::OtherZone { .. })));
-    assert!(matches!(links.attach(second, "zone-1", outbox().0).await, Err(Error::ZoneConnected { .. })));
-
-    let (sender, _more) = outbox();
-    let again = links.attach(first, "zone-1", sender).await.expect("attached");
-    assert_eq!(timeout(PATIENCE, attached.closed()).await.expect("closed"), "the zone has dialled again");
-    drop(attached);
-    assert!(matches!(links.attach(second, "zone-1", outbox().0).await, Err(Error::ZoneConnected { .. })));
-    drop(again);
-
-    let _attached = links.attach(second, "zone-1", outbox().0).await.expect("attached");
-    let followers: Vec<u64> = links.followers().await.expect("known").into_keys().collect();
-    assert_eq!(followers, [second]);
-    fill(&consensus, 0..3).await;
-    links.forget("zone-1").await.expect("forgotten");
-    assert!(links.followers().await.expect("known").is_empty());
 }
 
 #[tokio::test]

@@ -1,20 +1,29 @@
 //! The control plane behind the REST API: reads come from the catalog and from what zones have said, writes go through
 //! consensus.
-use crate::{metrics::Metrics, peers::service::Porter, secrets::Secrets, zones::Zones};
+use crate::{
+    backup::Source,
+    metrics::Metrics,
+    peers::service::Porter,
+    rotation::Rotation,
+    secrets::Secrets,
+    zones::{Zones, binding, diverged::Diverged},
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
 use global_consensus::{Consensus, Error, Links, Member};
 use proto::peer::{NodeStatus, Promote, change};
-use serde_json::Value;
+use serde_json::{Value, json};
+use shared_api::proxies::{Proxies, Selection, Tally};
 use shared_api::{
-    About, Backend, ClusterChange, ClusterNode, ClusterStatus, Refused, RevisionStatus, TokenRequest, signing,
+    About, Author, Backend, ClusterChange, ClusterNode, ClusterStatus, Keyring, Refused, RevisionStatus,
+    SealKeyStatus, TokenRequest, signing,
 };
-use shared_catalog::{Catalog, Command, Expected, Outcome, Refusal};
-use shared_identity::{names::Purpose, seal::SealKey, token::VerificationKeys};
+use shared_catalog::{Catalog, Command, Expected, Outcome, Refusal, Retention};
+use shared_identity::{names::Purpose, token::VerificationKeys};
 use shared_model::{Kind, Resource, ResourceKey, Revision, core::Zone, kind, strict};
 use shared_node::telemetry::Cause;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 pub struct Core {
@@ -25,6 +34,9 @@ pub struct Core {
     zones: Arc<Zones>,
     signer: signing::Signer,
     secrets: Secrets,
+    backups: Source,
+    diverged: Diverged,
+    rotation: Arc<Rotation>,
     metrics: Metrics,
     porter: Arc<Porter>,
 }
@@ -36,13 +48,29 @@ impl Core {
         consensus: Consensus,
         links: Links,
         zones: Arc<Zones>,
-        seal: SealKey,
+        keys: Keyring,
+        backups: Source,
+        diverged: Diverged,
+        rotation: Arc<Rotation>,
         metrics: Metrics,
         porter: Arc<Porter>,
     ) -> Self {
-        let secrets = Secrets::new(seal.clone());
-        let signer = signing::Signer::new(seal);
-        Core { about, config, consensus, links, zones, signer, secrets, metrics, porter }
+        let secrets = Secrets::new(keys.clone());
+        let signer = signing::Signer::new(keys);
+        Core {
+            about,
+            config,
+            consensus,
+            links,
+            zones,
+            signer,
+            secrets,
+            backups,
+            diverged,
+            rotation,
+            metrics,
+            porter,
+        }
     }
 
     fn catalog(&self) -> Arc<Catalog> {
@@ -60,6 +88,22 @@ impl Core {
         Ok(outcome)
     }
 
+    /// What the operator says of the history counts for the whole cluster.
+    pub async fn retain(&self, versions: Option<u32>, bytes: Option<u64>) -> Result<(), Error> {
+        let now = self.catalog().retention();
+        let wanted =
+            Retention { versions: versions.unwrap_or(now.versions), bytes: bytes.unwrap_or(now.bytes) };
+        if wanted != now {
+            self.consensus.propose(Command::Retain(wanted)).await?;
+            tracing::info!(
+                versions = wanted.versions,
+                bytes = wanted.bytes,
+                "so many former versions are kept"
+            );
+        }
+        Ok(())
+    }
+
     /// A write of a document, with what is secret in it sealed.
     fn storing(&self, resource: Resource, expected: Expected) -> Command {
         let stored = self.catalog().get(&resource.key()).cloned();
@@ -75,8 +119,13 @@ impl Core {
 
     /// A Zone goes with all that it brought, and goes last: whoever is interrupted finds it and deletes it again. One that is
     /// connected would come back at once.
-    async fn delete_zone(&self, key: ResourceKey, expected: Expected) -> Result<Outcome, Refused> {
-        if self.zones.is_online(&key.name) {
+    async fn delete_zone(
+        &self,
+        key: ResourceKey,
+        expected: Expected,
+        author: &Author,
+    ) -> Result<Outcome, Refused> {
+        if self.has_link(&key.name).await {
             return Err(Refused::Conflict(format!(
                 "{key} is online: stop its control plane before it is deleted"
             )));
@@ -88,12 +137,14 @@ impl Core {
         }
         let brought = catalog.iter().filter(|resource| resource.zone() == Some(key.name.as_str()));
         let gone = brought.map(|resource| {
-            self.propose(Command::delete(resource.key(), Expected::Any, shared_node::time::now()))
+            let command = Command::delete(resource.key(), Expected::Any, shared_node::time::now());
+            self.propose(command.by(&author.user))
         });
         for outcome in join_all(gone).await {
             outcome?;
         }
-        let outcome = self.propose(Command::delete(key.clone(), expected, shared_node::time::now())).await?;
+        let command = author.sign(Command::delete(key.clone(), expected, shared_node::time::now()));
+        let outcome = self.propose(command).await?;
         if matches!(outcome, Outcome::Refused(_)) {
             return Ok(outcome);
         }
@@ -104,9 +155,21 @@ impl Core {
         Ok(outcome)
     }
 
+    /// Whether a zone is connected to any node of global that answers.
+    async fn has_link(&self, zone: &str) -> bool {
+        if self.zones.is_online(zone) {
+            return true;
+        }
+        let nodes = self.consensus.overview().await;
+        let mut linked =
+            nodes.iter().filter_map(|(_, _, status)| status.as_ref()).flat_map(|node| &node.zones);
+        linked.any(|linked| linked == zone)
+    }
+
     async fn ask(&self, mesh: &str, name: &str, what: &str, query: &str) -> Result<(String, Bytes), Refused> {
         let key = ResourceKey::new(kind::DATAPLANE, mesh, name);
-        let found = self.zones.dataplane(mesh, name).ok_or_else(|| Refused::NotFound(key.to_string()))?;
+        let inventory = self.zones.inventory();
+        let found = inventory.get(mesh, name).ok_or_else(|| Refused::NotFound(key.to_string()))?;
         let answer = self.zones.call(&found.zone, mesh, &found.name, what, query).await;
         let reply = answer.map_err(Refused::Unavailable)?;
         let reason = || String::from_utf8_lossy(&reply.body).trim().to_owned();
@@ -121,7 +184,7 @@ impl Core {
     }
 }
 
-fn refused(error: Error) -> Refused {
+pub(crate) fn refused(error: Error) -> Refused {
     match error {
         Error::TooLarge { .. } => Refused::TooLarge(error.to_string()),
         Error::Membership(reason) => Refused::Conflict(reason),
@@ -137,7 +200,11 @@ impl Backend for Core {
 
     fn list(&self, kind: &'static Kind, mesh: Option<&str>) -> Vec<Arc<Resource>> {
         match kind.name {
-            kind::DATAPLANE => self.zones.dataplanes(mesh),
+            kind::DATAPLANE => {
+                let selection = Selection { mesh: mesh.map(str::to_owned), ..Selection::default() };
+                let (_, all) = self.zones.inventory().page(&selection, 0, usize::MAX);
+                all.iter().map(|found| Arc::new(found.dataplane())).collect()
+            }
             name @ kind::GLOBAL_SECRET => {
                 self.catalog().list(name, mesh).map(|stored| self.secrets.open(stored)).collect()
             }
@@ -147,7 +214,10 @@ impl Backend for Core {
 
     fn get(&self, key: &ResourceKey) -> Option<Arc<Resource>> {
         match key.kind.as_str() {
-            kind::DATAPLANE => self.zones.dataplane(&key.mesh, &key.name).map(|found| found.dataplane),
+            kind::DATAPLANE => {
+                let found = self.zones.inventory().get(&key.mesh, &key.name);
+                found.map(|found| Arc::new(found.dataplane()))
+            }
             kind::GLOBAL_SECRET => self.catalog().get(key).map(|stored| self.secrets.open(stored)),
             _ => self.catalog().get(key).cloned(),
         }
@@ -157,53 +227,70 @@ impl Backend for Core {
         self.consensus.catalog().borrow().revision()
     }
 
-    async fn put(&self, resource: Resource, expected: Expected) -> Result<Outcome, Refused> {
-        self.propose(self.storing(resource, expected)).await
+    async fn put(&self, resource: Resource, expected: Expected, author: &Author) -> Result<Outcome, Refused> {
+        self.propose(author.sign(self.storing(resource, expected))).await
     }
 
-    async fn delete(&self, key: ResourceKey, expected: Expected) -> Result<Outcome, Refused> {
+    async fn delete(
+        &self,
+        key: ResourceKey,
+        expected: Expected,
+        author: &Author,
+    ) -> Result<Outcome, Refused> {
+        let is_there = self.catalog().get(&key).is_some();
         match key.kind.as_str() {
-            kind::ZONE => return self.delete_zone(key, expected).await,
-            kind::MESH => {
+            // What is more than one command is not deleted twice: there is nothing left.
+            kind::ZONE if is_there || author.once.is_none() => {
+                return self.delete_zone(key, expected, author).await;
+            }
+            kind::MESH if is_there => {
                 // Dataplanes are not in the catalog: the zones tell of them.
-                let dataplanes = self.zones.dataplanes(Some(&key.name)).len() as u64;
+                let dataplanes = self.zones.inventory().len(Some(&key.name)) as u64;
                 if dataplanes > 0 {
                     return Ok(Outcome::Refused(Refusal::MeshInUse { dataplanes }));
                 }
             }
             _ => {}
         }
-        self.propose(Command::delete(key, expected, shared_node::time::now())).await
+        self.propose(author.sign(Command::delete(key, expected, shared_node::time::now()))).await
     }
 
-    async fn put_once(
-        &self,
-        resource: Resource,
-        expected: Expected,
-        key: [u8; 16],
-    ) -> Result<Outcome, Refused> {
-        self.propose(self.storing(resource, expected).once(key)).await
+    fn catalog(&self) -> Option<Arc<Catalog>> {
+        Some(self.catalog())
     }
 
-    /// The kinds whose deletion is more than one command are not deleted twice anyway: there is nothing left.
-    async fn delete_once(
-        &self,
-        key: ResourceKey,
-        expected: Expected,
-        once: [u8; 16],
-    ) -> Result<Outcome, Refused> {
-        match key.kind.as_str() {
-            kind::ZONE | kind::MESH if self.get(&key).is_some() => self.delete(key, expected).await,
-            _ => self.propose(Command::delete(key, expected, shared_node::time::now()).once(once)).await,
-        }
+    async fn backup(&self) -> Result<Bytes, Refused> {
+        self.backups.take().await.map_err(|error| Refused::Internal(format!("{error:#}")))
+    }
+
+    async fn rebind_zone(&self, zone: &str, to: Option<&str>, author: &Author) -> Result<Outcome, Refused> {
+        let catalog = self.catalog();
+        let Some(stored) = catalog.get(&ResourceKey::new(kind::ZONE, "", zone)) else {
+            return Ok(Outcome::Refused(Refusal::NotFound));
+        };
+        let rebound = binding::rebound(stored, to).map_err(|reason| Refused::invalid("zoneId", reason))?;
+        let expected = Expected::At(stored.revision.0);
+        self.propose(author.sign(Command::put(&rebound, expected, shared_node::time::now()))).await
+    }
+
+    async fn rotate_seal_key(&self) -> Result<SealKeyStatus, Refused> {
+        self.rotation.rotate(&self.secrets).await
+    }
+
+    async fn accept_restore(&self, zone: &str, author: &Author) -> Result<Outcome, Refused> {
+        let (epoch, at_ms) = (self.catalog().epoch(), shared_node::time::now().timestamp_millis());
+        self.propose(author.sign(Command::AcceptEpoch { zone: zone.to_owned(), epoch, at_ms })).await
     }
 
     async fn catch_up(&self, writes: bool) -> Result<(), Refused> {
-        // What a leader judges by is what the write is compared with.
-        if writes && self.consensus.is_current_leader() {
+        if writes && self.is_fresh() {
             return Ok(());
         }
         self.consensus.catch_up().await.map_err(refused)
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.consensus.is_current_leader()
     }
 
     async fn cluster(&self) -> Result<ClusterStatus, Refused> {
@@ -223,6 +310,7 @@ impl Backend for Core {
         };
         Ok(ClusterStatus {
             cluster_id: self.consensus.cluster_id(),
+            epoch: self.catalog().epoch().to_string(),
             answered_by: format!("{:016x}", self.consensus.node_id()),
             nodes: nodes.into_iter().map(show).collect(),
         })
@@ -267,11 +355,32 @@ impl Backend for Core {
     }
 
     fn dataplane_insight(&self, mesh: &str, name: &str) -> Option<Value> {
-        self.zones.dataplane(mesh, name)?.insight
+        self.zones.inventory().get(mesh, name).map(|found| found.insight())
+    }
+
+    fn proxies(&self, selection: &Selection, offset: usize, size: usize) -> Proxies {
+        let (total, page) = self.zones.inventory().page(selection, offset, size);
+        let items = page.iter().map(|found| (Arc::new(found.dataplane()), Some(found.insight())));
+        Proxies { total, items: items.collect() }
+    }
+
+    fn count(&self, kind: &'static Kind, mesh: Option<&str>) -> u64 {
+        match kind.name {
+            kind::DATAPLANE => self.zones.inventory().len(mesh) as u64,
+            name => self.catalog().list(name, mesh).count() as u64,
+        }
+    }
+
+    fn tallies(&self) -> BTreeMap<String, Tally> {
+        self.zones.inventory().tallies()
     }
 
     fn zone_insight(&self, name: &str) -> Option<Value> {
-        self.zones.insight(name)
+        let insight = self.zones.insight(name);
+        let Some((reason, time)) = self.diverged.of(name) else { return insight };
+        let mut insight = insight.unwrap_or_else(|| json!({"subscriptions": []}));
+        insight["divergence"] = json!({"reason": reason, "time": time});
+        Some(insight)
     }
 
     async fn inspect(

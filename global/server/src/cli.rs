@@ -1,7 +1,8 @@
 //! The command line of `global-cp`.
-use crate::{app::App, config::Config};
+use crate::{app, backup, config::Config, seal};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use global_consensus::Reserve;
 use shared_node::{file, shutdown, telemetry};
 use std::{
     io::{Read as _, Write as _},
@@ -20,6 +21,15 @@ const EXAMPLES: &str = "Examples:
 The first start writes <data-dir>/admin-token, a user token of the administrator, and <data-dir>/tls/ca.crt, the
 authority that zones and clients trust.";
 
+const RESTORE: &str = "The seal key is not in the backup. It is <data-dir>/seal.key of any node of the cluster that was backed up, 32 bytes;
+keep a copy in another place than the backups. WEFT_SEAL_KEY may hold it instead, as 64 hexadecimal digits.
+Stop all nodes of the old cluster before the new one starts. The others join it on empty disks. Zones that have seen
+revisions after the backup wait for `weftctl zone accept-restore`.
+
+Examples:
+  global-cp restore --data-dir /var/lib/weft/global --seal-key-file seal.key weft.backup
+  WEFT_SEAL_KEY=$(xxd -p -c 64 seal.key) global-cp restore --data-dir d/global weft.backup";
+
 #[derive(Parser)]
 #[command(name = "global-cp", about = "Weft's global control plane", version, after_help = EXAMPLES)]
 struct Cli {
@@ -34,6 +44,9 @@ enum Command {
     /// Runs the control plane until SIGTERM or SIGINT.
     #[command(after_help = EXAMPLES)]
     Run(Run),
+    /// Fills an empty data directory from a backup; `run` starts from there, in a new epoch.
+    #[command(after_help = RESTORE)]
+    Restore(Restore),
     /// Asks a running control plane whether it is ready; the exit code tells.
     Health {
         /// Where its diagnostics are served.
@@ -42,6 +55,18 @@ enum Command {
     },
     /// Prints the version.
     Version,
+}
+
+#[derive(Args)]
+struct Restore {
+    /// The new node's data directory; it must not be one already.
+    #[arg(long, env = "WEFT_DATA_DIR", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Holds the seal key that the backup names [default: DIR/seal.key].
+    #[arg(long, env = "WEFT_SEAL_KEY_FILE", value_name = "FILE")]
+    seal_key_file: Option<PathBuf>,
+    /// What `weftctl backup` wrote.
+    file: PathBuf,
 }
 
 #[derive(Args)]
@@ -76,6 +101,30 @@ struct Run {
     /// The longest time without a leader after which a node stands for election, the same on all nodes [default: 400ms].
     #[arg(long, env = "WEFT_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = shared_model::Duration::parse)]
     election_timeout: Option<shared_model::Duration>,
+    /// How much of the disk is kept free: with less, writes are refused. A size or a percentage [default: 64MiB].
+    #[arg(long, env = "WEFT_DISK_RESERVE", value_name = "SIZE")]
+    disk_reserve: Option<Reserve>,
+    /// The certificate of the cluster's CA, PEM, instead of one that the first node makes.
+    #[arg(long, env = "WEFT_CA_CERT_FILE", value_name = "FILE")]
+    ca_cert_file: Option<PathBuf>,
+    /// The key of that certificate, PEM.
+    #[arg(long, env = "WEFT_CA_KEY_FILE", value_name = "FILE")]
+    ca_key_file: Option<PathBuf>,
+    /// Holds the seal key, instead of DIR/seal.key: 32 bytes, or 64 hexadecimal digits. So does WEFT_SEAL_KEY.
+    #[arg(long, env = "WEFT_SEAL_KEY_FILE", value_name = "FILE")]
+    seal_key_file: Option<PathBuf>,
+    /// How many former versions of resources are kept [default: 10000].
+    #[arg(long, env = "WEFT_HISTORY_VERSIONS", value_name = "COUNT")]
+    history_versions: Option<u32>,
+    /// How many bytes of them are kept [default: 16777216].
+    #[arg(long, env = "WEFT_HISTORY_BYTES", value_name = "BYTES")]
+    history_bytes: Option<u64>,
+    /// How long the certificate of a zone's link is good; renewed at half of it [default: 24h].
+    #[arg(long, env = "WEFT_ZONE_CERTIFICATE_LIFETIME", value_name = "DURATION", value_parser = shared_model::Duration::parse)]
+    zone_certificate_lifetime: Option<shared_model::Duration>,
+    /// A zone that stays away for longer is no longer followed until it comes back [default: 24h].
+    #[arg(long, env = "WEFT_ZONE_ABSENCE", value_name = "DURATION", value_parser = shared_model::Duration::parse)]
+    zone_absence: Option<shared_model::Duration>,
     /// Metrics and health [default: 127.0.0.1:5680].
     #[arg(long, env = "WEFT_DIAGNOSTICS_BIND", value_name = "ADDRESS")]
     diagnostics_bind: Option<SocketAddr>,
@@ -102,8 +151,25 @@ impl Run {
         };
         let Run { data_dir, api_bind, api_https_bind, link_bind, diagnostics_bind, tls_san, .. } = self;
         let Run {
-            peer_bind, peer_advertise, link_advertise, join, join_token_file, election_timeout, ..
+            peer_bind,
+            peer_advertise,
+            link_advertise,
+            join,
+            join_token_file,
+            election_timeout,
+            disk_reserve,
+            ..
         } = self;
+        let Run { ca_cert_file, ca_key_file, zone_certificate_lifetime, zone_absence, .. } = self;
+        let Run { seal_key_file, history_versions, history_bytes, .. } = self;
+        config.seal_key_file = seal_key_file.or(config.seal_key_file);
+        config.history_versions = history_versions.or(config.history_versions);
+        config.history_bytes = history_bytes.or(config.history_bytes);
+        config.ca_cert_file = ca_cert_file.or(config.ca_cert_file);
+        config.ca_key_file = ca_key_file.or(config.ca_key_file);
+        config.zone_certificate_lifetime =
+            zone_certificate_lifetime.unwrap_or(config.zone_certificate_lifetime);
+        config.zone_absence = zone_absence.unwrap_or(config.zone_absence);
         config.data_dir = data_dir.unwrap_or(config.data_dir);
         config.api_bind = api_bind.unwrap_or(config.api_bind);
         config.api_https_bind = api_https_bind.unwrap_or(config.api_https_bind);
@@ -120,6 +186,7 @@ impl Run {
         }
         config.join_token_file = join_token_file.or(config.join_token_file);
         config.election_timeout = election_timeout.unwrap_or(config.election_timeout);
+        config.disk_reserve = disk_reserve.unwrap_or(config.disk_reserve);
         Ok(config)
     }
 }
@@ -134,6 +201,29 @@ pub fn main() -> Result<()> {
     match cli.command {
         Command::Version => println!("global-cp {}", shared_node::VERSION),
         Command::Health { diagnostics_bind } => health(diagnostics_bind)?,
+        Command::Restore(restore) => {
+            let Restore { data_dir, seal_key_file, file } = restore;
+            let keys = seal::given(&data_dir, seal_key_file.as_deref())?.ok_or_else(|| {
+                anyhow::anyhow!(
+                    "the seal key is missing: give --seal-key-file, or WEFT_SEAL_KEY, or put it at {}",
+                    data_dir.join("seal.key").display()
+                )
+            })?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let done = runtime.block_on(backup::restore(&data_dir, &file, &keys))?;
+            if seal_key_file.is_some() {
+                seal::keep(&data_dir, &keys)?;
+            }
+            let backup::Restored { epoch, from, first } = done;
+            println!(
+                "restored revision {from} into {}: epoch {epoch} begins at revision {first}",
+                data_dir.display()
+            );
+            println!("start it: global-cp run --data-dir {}", data_dir.display());
+            println!(
+                "zones that have seen a revision after {from} wait for: weftctl zone accept-restore NAME"
+            );
+        }
         Command::Run(run) => {
             let print = run.print_config;
             let config = run.config()?;
@@ -146,7 +236,7 @@ pub fn main() -> Result<()> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let ended = runtime.block_on(async {
                 let _telemetry = telemetry::init(&cli.telemetry, "global-cp")?;
-                App::start(config, shutdown::token()?).await?.wait().await
+                app::run(config, shutdown::token()?).await
             });
             // What still runs holds nothing that is not on the disk, and a disk that hangs must not hold up the end.
             runtime.shutdown_timeout(Duration::from_secs(1));

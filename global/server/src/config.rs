@@ -1,6 +1,7 @@
 //! What the operator chooses: a YAML file, overridden by `WEFT_…` variables, overridden by flags.
 use crate::peers::papers;
 use anyhow::{Context as _, Result, anyhow, ensure};
+use global_consensus::Reserve;
 use serde::{Deserialize, Serialize};
 use shared_model::{Duration, names};
 use std::{
@@ -36,6 +37,28 @@ pub struct Config {
     /// The longest time without a leader after which a node stands for election. The same on all nodes; wider where they
     /// are further apart. An eighth of it is the heartbeat.
     pub election_timeout: Duration,
+    /// How much of the data directory's file system is kept free, `64MiB` or `5%`: with less, writes are refused before
+    /// they are proposed, and everything else goes on.
+    pub disk_reserve: Reserve,
+    /// The cluster's CA, PEM, of an operator who has one: the certificate and its key. Absent: the first node makes one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_cert_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_key_file: Option<PathBuf>,
+    /// An operator's seal key: 32 bytes, or 64 hexadecimal digits (several: the first seals, all open). `WEFT_SEAL_KEY` may
+    /// hold it instead. Absent: `seal.key` in the data directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seal_key_file: Option<PathBuf>,
+    /// How many former versions of resources are kept, and how much of them, for `weftctl history`, `diff` and `rollback`.
+    /// The cluster takes them from the node that started last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_versions: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_bytes: Option<u64>,
+    /// How long the certificate of a zone's link is good. A zone asks for the next one at half of it.
+    pub zone_certificate_lifetime: Duration,
+    /// A zone's replica that stays away for longer is no longer followed. It comes back by a snapshot.
+    pub zone_absence: Duration,
     /// Metrics and health.
     pub diagnostics_bind: SocketAddr,
     /// Further names of the serving certificate.
@@ -56,6 +79,14 @@ impl Default for Config {
             join: Vec::new(),
             join_token_file: None,
             election_timeout: Duration(std::time::Duration::from_millis(400)),
+            disk_reserve: Reserve::default(),
+            ca_cert_file: None,
+            ca_key_file: None,
+            seal_key_file: None,
+            history_versions: None,
+            history_bytes: None,
+            zone_certificate_lifetime: Duration(std::time::Duration::from_secs(24 * 3600)),
+            zone_absence: Duration(std::time::Duration::from_secs(24 * 3600)),
             diagnostics_bind: loopback(5680),
             tls_san: Vec::new(),
         }
@@ -102,6 +133,20 @@ impl Config {
             );
             papers::host_and_port(link)?;
         }
+        ensure!(
+            self.ca_cert_file.is_some() == self.ca_key_file.is_some(),
+            "--ca-cert-file and --ca-key-file belong together"
+        );
+        ensure!(
+            self.zone_certificate_lifetime.0 >= std::time::Duration::from_secs(4),
+            "--zone-certificate-lifetime {} is too short: a zone needs some seconds to renew it",
+            self.zone_certificate_lifetime
+        );
+        ensure!(
+            self.zone_absence.0 >= std::time::Duration::from_secs(1),
+            "--zone-absence {} is not at least 1s",
+            self.zone_absence
+        );
         let election = self.election_timeout.0;
         ensure!(
             (std::time::Duration::from_millis(100)..=std::time::Duration::from_secs(60)).contains(&election),
@@ -144,6 +189,8 @@ mod tests {
             |name: &str| Config { data_dir: "d".into(), tls_san: vec![name.into()], ..Config::default() };
         assert!(refused(named("bad name!")).contains("--tls-san"));
         assert!(["*.example.com", "10.0.0.1", "::1", "cp"].iter().all(|name| named(name).check().is_ok()));
+        let half = Config { data_dir: "d".into(), ca_cert_file: Some("ca".into()), ..Config::default() };
+        assert!(refused(half).contains("--ca-key-file"));
         assert!(Config::parse("apiBnid: a").expect_err("refused").to_string().contains("apiBnid"));
         assert!(Config::parse("apiBind: here").expect_err("refused").to_string().contains("apiBind"));
     }

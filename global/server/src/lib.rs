@@ -12,9 +12,13 @@
 //! policies mean to a proxy (zones compute that), and how entries become durable (`global_consensus`).
 pub mod api;
 pub mod app;
+mod backup;
 pub mod cli;
 pub mod config;
 pub mod metrics;
 pub mod peers;
+mod rotation;
+mod seal;
 mod secrets;
+mod threads;
 pub mod zones;

@@ -133,7 +133,14 @@ impl Collector for Raft {
             ("weft_resources", "Resources in the catalog", resources as u64),
             ("weft_raft_leader", "1 while this node leads", u64::from(self.0.is_leader())),
         ];
-        for (name, help, value) in gauges {
+        let room = self.0.space().room().ok();
+        let disk = room.map(|room| {
+            [
+                ("weft_disk_free_bytes", "Free on the file system of the Raft log", room.free),
+                ("weft_disk_reserve_bytes", "With less free than this, writes are refused", room.reserve),
+            ]
+        });
+        for (name, help, value) in gauges.into_iter().chain(disk.into_iter().flatten()) {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }

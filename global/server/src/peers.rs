@@ -3,7 +3,7 @@
 //! ```text
 //! papers    key and certificate of this node, from the cluster's CA          wire     consensus's Transport over gRPC
 //! token     a join token: made, shown once, checked, used up                 service  the peer port: Peers and Door
-//! join      what an empty disk does with --join
+//! join      what an empty disk does with --join                  upkeep   certificates that near their end
 //! ```
 //!
 //! All voters hold the CA's key and the seal key. A certificate names its node as `weft://<cluster>/node/<id>`, and every
@@ -12,4 +12,5 @@ pub mod join;
 pub mod papers;
 pub mod service;
 pub mod token;
+pub mod upkeep;
 pub mod wire;

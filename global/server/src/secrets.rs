@@ -3,17 +3,18 @@
 //! The log goes to every zone. What zones need of the global secrets are the public halves of signing keys and the lists
 //! of revoked tokens; every other one is an administrator's, and travels sealed with a key that only global holds. The
 //! private halves of signing keys are sealed by their maker and stay so.
-use shared_identity::{names, seal::SealKey};
+use shared_api::{Keyring, signing};
+use shared_identity::names;
 use shared_model::{Resource, core::Secret, kind, strict};
 use std::sync::Arc;
 
 pub struct Secrets {
-    seal: SealKey,
+    keys: Keyring,
 }
 
 impl Secrets {
-    pub fn new(seal: SealKey) -> Self {
-        Secrets { seal }
+    pub fn new(keys: impl Into<Keyring>) -> Self {
+        Secrets { keys: keys.into() }
     }
 
     /// What goes into the log in place of `resource`. `stored` is what is there under its name: the same content keeps the
@@ -27,7 +28,7 @@ impl Secrets {
             resource.spec = stored.spec.clone();
             return resource;
         }
-        let sealed = self.seal.seal(rand::random(), context(&resource).as_bytes(), &plain);
+        let sealed = self.keys.seal(rand::random(), context(&resource).as_bytes(), &plain);
         resource.spec["data"] = Secret::of(&sealed).data.into();
         resource
     }
@@ -42,8 +43,27 @@ impl Secrets {
         Arc::new(opened)
     }
 
+    /// A secret sealed with the key that seals now, when it is sealed with another.
+    pub fn resealed(&self, stored: &Resource) -> Option<Resource> {
+        if names::is_private_key(&stored.key()) {
+            return signing::resealed(&self.keys, stored);
+        }
+        if !is_sealed(stored) {
+            return None;
+        }
+        let (context, sealed) = (context(stored), bytes(stored)?);
+        if self.keys.current().open(context.as_bytes(), &sealed).is_ok() {
+            return None;
+        }
+        let plain = self.keys.open(context.as_bytes(), &sealed).ok()?;
+        let mut resealed = stored.clone();
+        let sealed = self.keys.seal(rand::random(), context.as_bytes(), &plain);
+        resealed.spec["data"] = Secret::of(&sealed).data.into();
+        Some(resealed)
+    }
+
     fn plain(&self, stored: &Resource) -> Option<Vec<u8>> {
-        self.seal.open(context(stored).as_bytes(), &bytes(stored)?).ok()
+        self.keys.open(context(stored).as_bytes(), &bytes(stored)?).ok()
     }
 }
 
@@ -65,6 +85,7 @@ fn bytes(resource: &Resource) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use serde_json::json;
+    use shared_identity::seal::SealKey;
 
     fn secret(name: &str, text: &str) -> Resource {
         Resource::new(kind::GLOBAL_SECRET, "", name, json!(Secret::of(text.as_bytes())))

@@ -11,16 +11,23 @@
 //!
 //! [`link`] is the gRPC service that lets a zone in; [`Zones`] is the shared state that the API reads.
 mod actor;
+pub mod binding;
+mod credential;
+pub mod diverged;
 mod handle;
 mod insight;
 mod inventory;
 pub mod link;
 mod naming;
 mod progress;
+mod replicas;
 mod session;
 mod state;
 mod submission;
+mod tokens;
 mod trace;
+mod trust;
 
 pub use handle::ZoneHandle;
-pub use state::{Connection, Found, Zones};
+pub use inventory::Inventory;
+pub use state::{Connection, Zones};

@@ -1,201 +1,15 @@
 //! Three real `global-cp` processes, over real sockets, mutual TLS and their own disks.
+mod nodes;
+
+use nodes::{House, Node, PATIENCE, Zone};
 use serde_json::{Value, json};
-use std::{
-    net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-const PATIENCE: Duration = Duration::from_secs(40);
-
-struct Node {
-    name: String,
-    dir: PathBuf,
-    api: SocketAddr,
-    link: SocketAddr,
-    peers: SocketAddr,
-    diagnostics: SocketAddr,
-    https: SocketAddr,
-    process: Option<Child>,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Ports below those that the kernel gives to outgoing connections: a restarted process finds its own free.
-fn port() -> SocketAddr {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let place = NEXT.fetch_add(1, Ordering::Relaxed);
-        let first = 20_000 + (std::process::id() % 4_000) as u16 * 2;
-        let address = SocketAddr::from(([127, 0, 0, 1], first + place));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
-}
-
-impl Node {
-    fn new(home: &Path, name: &str) -> Node {
-        Node {
-            name: name.to_owned(),
-            dir: home.join(name),
-            api: port(),
-            link: port(),
-            peers: port(),
-            diagnostics: port(),
-            https: port(),
-            process: None,
-        }
-    }
-
-    fn start(&mut self, join: Option<(&Node, &Path)>) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_global-cp"));
-        command.arg("run").arg("--data-dir").arg(&self.dir);
-        for (flag, address) in [
-            ("--api-bind", self.api),
-            ("--api-https-bind", self.https),
-            ("--link-bind", self.link),
-            ("--peer-bind", self.peers),
-            ("--diagnostics-bind", self.diagnostics),
-        ] {
-            command.arg(flag).arg(address.to_string());
-        }
-        if let Some((peer, token_file)) = join {
-            command.arg("--join").arg(format!("https://{}", peer.peers));
-            command.arg("--join-token-file").arg(token_file);
-        }
-        let log = self.dir.with_extension("log");
-        let log = std::fs::File::options().create(true).append(true).open(log).expect("a log");
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
-        self.process = Some(command.spawn().expect("started"));
-    }
-
-    /// As kill -9 does it.
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().expect("killed");
-            process.wait().expect("ended");
-        }
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default()
-    }
-
-    async fn ready(&self, http: &reqwest::Client) {
-        let url = format!("http://{}/readyz", self.diagnostics);
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{} is not ready: {}", self.name, self.log());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-struct House {
-    http: reqwest::Client,
-    home: TempDir,
-    nodes: Vec<Node>,
-}
-
-impl House {
-    async fn of_three() -> House {
-        shared_node::tls::install_crypto();
-        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(Duration::from_secs(12));
-        let home = TempDir::new().expect("a directory");
-        let mut house = House { http: http.build().expect("a client"), home, nodes: Vec::new() };
-        let mut first = Node::new(house.home.path(), "one");
-        first.start(None);
-        first.ready(&house.http).await;
-        house.nodes.push(first);
-        for name in ["two", "three"] {
-            let mut node = Node::new(house.home.path(), name);
-            let token = house.join_token(&node).await;
-            node.start(Some((&house.nodes[0], &token)));
-            node.ready(&house.http).await;
-            house.nodes.push(node);
-        }
-        house
-            .until_status("three voters", |nodes| {
-                nodes.iter().filter(|node| node["role"] == "follower").count() == 2
-            })
-            .await;
-        house
-    }
-
-    async fn join_token(&self, node: &Node) -> PathBuf {
-        let url = format!("http://{}/_cluster/join-tokens", self.nodes[0].api);
-        let answer = self.http.post(url).json(&json!({})).send().await.expect("an answer");
-        assert_eq!(answer.status(), 200);
-        let file = node.dir.with_extension("token");
-        std::fs::write(&file, answer.text().await.expect("a token")).expect("written");
-        file
-    }
-
-    /// Puts a Mesh; gives the status and the body.
-    async fn put(&self, node: usize, name: &str, headers: &[(&str, &str)]) -> (u16, Value) {
-        let url = format!("http://{}/meshes/{name}", self.nodes[node].api);
-        let mut request = self.http.put(url).json(&json!({"type": "Mesh", "name": name}));
-        for (header, value) in headers {
-            request = request.header(*header, *value);
-        }
-        let answer = request.send().await.expect("an answer");
-        (answer.status().as_u16(), answer.json().await.expect("JSON"))
-    }
-
-    async fn get(&self, node: usize, path: &str) -> (u16, Option<u64>, Value) {
-        let url = format!("http://{}{path}", self.nodes[node].api);
-        let answer = self.http.get(url).send().await.expect("an answer");
-        let seen = answer.headers().get("weft-revision");
-        let seen = seen.and_then(|value| value.to_str().ok()?.parse().ok());
-        (answer.status().as_u16(), seen, answer.json().await.expect("JSON"))
-    }
-
-    async fn status(&self, node: usize) -> Vec<Value> {
-        let (status, _, body) = self.get(node, "/_cluster").await;
-        assert_eq!(status, 200, "{body}");
-        body["nodes"].as_array().expect("nodes").clone()
-    }
-
-    async fn until_status(&self, what: &str, holds: impl Fn(&[Value]) -> bool) {
-        let alive = self.nodes.iter().position(|node| node.process.is_some()).expect("a process");
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let nodes = self.status(alive).await;
-            if holds(&nodes) {
-                return;
-            }
-            let logs: Vec<String> = self.nodes.iter().map(Node::log).collect();
-            assert!(Instant::now() < deadline, "{what}: {nodes:#?}\n{}", logs.join("\n---\n"));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// The place of the leader, and its id.
-    async fn leader(&self) -> (usize, String) {
-        self.until_status("a leader", |nodes| nodes.iter().any(|node| node["role"] == "leader")).await;
-        let alive = self.nodes.iter().position(|node| node.process.is_some()).expect("a process");
-        let nodes = self.status(alive).await;
-        let leader = nodes.iter().find(|node| node["role"] == "leader").expect("a leader");
-        let place = self.nodes.iter().position(|node| leader["address"] == node.peers.to_string());
-        (place.expect("one of ours"), leader["node"].as_str().expect("an id").to_owned())
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_are_one_control_plane() {
-    let mut house = House::of_three().await;
+    let mut house = House::of_three(TempDir::new().expect("a directory")).await;
     // Written anywhere, read everywhere, at the revision that the answer names.
     for writer in 0..3 {
         let (status, body) = house.put(writer, &format!("m{writer}"), &[]).await;
@@ -299,70 +113,32 @@ async fn three_nodes_are_one_control_plane() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zone_finds_all_nodes_and_follows_whoever_leads() {
-    let zone_cp = zone_cp();
-    let mut house = House::of_three().await;
+    let mut house = House::of_three(TempDir::new().expect("a directory")).await;
     let http = house.http.clone();
-    let dir = house.home.path().join("zone");
-    std::fs::create_dir_all(&dir).expect("made");
-    let url = format!("http://{}/tokens/zone", house.nodes[0].api);
-    let asked = json!({"zone": "east", "scope": ["cp"], "validFor": "1h"});
-    let answer = http.post(url).json(&asked).send().await.expect("an answer");
-    std::fs::write(dir.join("token"), answer.text().await.expect("a token")).expect("written");
-    let (api, xds, diagnostics) = (port(), port(), port());
-    let (seed, ca) = (format!("https://{}", house.nodes[0].link), house.nodes[0].dir.join("tls/ca.crt"));
-    let start = || {
-        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("a log");
-        Command::new(&zone_cp)
-            .args(["run", "--zone", "east", "--data-dir"])
-            .arg(dir.join("data"))
-            // Only one is named.
-            .arg("--global")
-            .arg(&seed)
-            .arg("--global-ca-file")
-            .arg(&ca)
-            .arg("--zone-token-file")
-            .arg(dir.join("token"))
-            .args(["--api-bind", &api.to_string(), "--xds-bind", &xds.to_string()])
-            .args(["--diagnostics-bind", &diagnostics.to_string()])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log"))
-            .stderr(log)
-            .spawn()
-            .expect("started")
-    };
-    let mut zone = Node::new(house.home.path(), "zone-process");
-    zone.process = Some(start());
-    let zone_log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
-    let has = async |mesh: &str| {
-        let url = format!("http://{api}/meshes/{mesh}");
-        let deadline = Instant::now() + PATIENCE;
-        while !http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200) {
-            assert!(Instant::now() < deadline, "the zone lacks {mesh}: {}", zone_log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let online = async |house: &House, node: usize| {
+    let mut zone = Zone::of(&house, "east").await;
+    zone.start();
+    let online = async |zone: &Zone, house: &House, node: usize| {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let (_, _, status) = house.get(node, "/_revisions/1?consistency=stale").await;
             if status["zones"][0]["online"] == true {
                 return;
             }
-            assert!(Instant::now() < deadline, "not linked to {node}: {status} {}", zone_log());
+            assert!(Instant::now() < deadline, "not linked to {node}: {status} {}", zone.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     assert_eq!(house.put(1, "before", &[]).await.0, 201);
-    has("before").await;
+    zone.has(&http, "before").await;
     for node in 0..3 {
-        online(&house, node).await;
+        online(&zone, &house, node).await;
     }
     // The zone is not in the way of an election, and the new leader has a link to it already.
     let (leader, _) = house.leader().await;
     house.nodes[leader].kill();
     assert_eq!(house.put((leader + 1) % 3, "after", &[]).await.0, 201);
     let begin = Instant::now();
-    has("after").await;
+    zone.has(&http, "after").await;
     println!("the zone had the first write of the new leader after {:?}", begin.elapsed());
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
 
@@ -373,19 +149,8 @@ async fn a_zone_finds_all_nodes_and_follows_whoever_leads() {
     zone.kill();
     house.nodes[0].kill();
     assert_eq!(house.put(1, "meanwhile", &[]).await.0, 201);
-    zone.process = Some(start());
-    has("meanwhile").await;
-    online(&house, 1).await;
-    online(&house, 2).await;
-}
-
-/// Beside this package's own programs; built when only this package was.
-fn zone_cp() -> PathBuf {
-    let program = Path::new(env!("CARGO_BIN_EXE_global-cp")).with_file_name("zone-cp");
-    if !program.exists() {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "zone-server", "--bin", "zone-cp"]);
-        assert!(build.status().expect("cargo").success());
-    }
-    program
+    zone.start();
+    zone.has(&http, "meanwhile").await;
+    online(&zone, &house, 1).await;
+    online(&zone, &house, 2).await;
 }

@@ -1,5 +1,4 @@
 //! What a collector gets from `--otlp-endpoint`: a write, its commit, and the zone's report, as one trace.
-#[allow(dead_code, reason = "other tests use the rest of it")]
 mod house;
 
 use house::{House, Zone, within};

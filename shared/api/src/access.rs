@@ -2,7 +2,10 @@
 //! door is the administrator, under rules strict enough that neither a browser nor a proxy on the host can lend it out.
 use crate::error::Refused;
 use http::{HeaderMap, Uri, header};
-use shared_identity::token::{self, UserClaims, VerificationKeys};
+use shared_identity::{
+    known::KnownTokens,
+    token::{UserClaims, VerificationKeys},
+};
 use shared_model::Timestamp;
 use std::net::IpAddr;
 
@@ -61,6 +64,7 @@ pub fn identify(
     peer: Option<IpAddr>,
     uri: &Uri,
     headers: &HeaderMap,
+    known: &KnownTokens<UserClaims>,
     keys: impl FnOnce() -> VerificationKeys,
     now: Timestamp,
 ) -> Result<Caller, Refused> {
@@ -70,13 +74,14 @@ pub fn identify(
         let (_, token) = bearer.ok_or_else(|| {
             Refused::Unauthenticated("the authorization header is not of the form Bearer <user token>".into())
         })?;
-        let claims: UserClaims = token::verify(token, &keys(), now)
+        let claims = known
+            .verify(token, &keys(), now)
             .map_err(|error| Refused::Unauthenticated(format!("the user token is refused: {error}")))?;
         // A zone's or a proxy's token is signed with other keys, so a missing name is a token of nobody.
         if claims.name.is_empty() || claims.name == ANONYMOUS {
             return Err(Refused::Unauthenticated("the user token is refused: it names no user".into()));
         }
-        let mut caller = Caller { name: claims.name, groups: claims.groups };
+        let mut caller = Caller { name: claims.name.clone(), groups: claims.groups.clone() };
         caller.groups.push(AUTHENTICATED.to_owned());
         return Ok(caller);
     }
@@ -122,7 +127,8 @@ mod tests {
         });
         let peer = peer.parse().ok();
         let uri = Uri::from_static("/meshes");
-        identify(door, peer, &uri, &map.collect(), VerificationKeys::new, Timestamp::UNIX_EPOCH)
+        let known = KnownTokens::default();
+        identify(door, peer, &uri, &map.collect(), &known, VerificationKeys::new, Timestamp::UNIX_EPOCH)
             .expect("a caller")
     }
 

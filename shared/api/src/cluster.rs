@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStatus {
     pub cluster_id: String,
+    /// Which life of the cluster it is: a restore begins a new one.
+    #[serde(default)]
+    pub epoch: String,
     /// The node that answers.
     pub answered_by: String,
     /// Sorted by id.
@@ -47,4 +50,19 @@ pub enum ClusterChange {
     Promote { node: String },
     Remove { node: String },
     TransferLeadership { node: String },
+}
+
+/// The key that secrets are sealed with, after it was changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SealKeyStatus {
+    pub key_id: String,
+    /// The key before.
+    pub replaces: String,
+    /// Secrets that are sealed with the new key now.
+    pub resealed: u64,
+    /// Nodes that have the new key, by their addresses.
+    pub nodes: Vec<String>,
+    /// Nodes that did not answer: they fetch it when they are back.
+    pub missing: Vec<String>,
 }

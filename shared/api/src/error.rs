@@ -89,7 +89,9 @@ impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         let text = refusal.to_string();
         match refusal {
-            Refusal::Conflict { .. } | Refusal::Exists { .. } => Refused::Conflict(text),
+            Refusal::Conflict { .. } | Refusal::Exists { .. } | Refusal::OtherEpoch(_) => {
+                Refused::Conflict(text)
+            }
             Refusal::NotFound => Refused::NotFound(text),
             Refusal::UnknownMesh(_) => Refused::invalid("mesh", text),
             Refusal::MeshInUse { .. } => Refused::invalid("mesh", text),

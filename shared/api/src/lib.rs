@@ -10,17 +10,22 @@
 //! ```
 pub mod access;
 pub mod backend;
+pub mod backup;
 pub mod cluster;
 pub mod error;
+pub mod history;
+mod keyring;
 pub mod listing;
+pub mod proxies;
 pub mod revision;
 mod routes;
 pub mod rules;
 pub mod signing;
 
 pub use access::Door;
-pub use backend::{About, Backend, Mode, TokenRequest};
-pub use cluster::{ClusterChange, ClusterNode, ClusterStatus};
+pub use backend::{About, Author, Backend, Mode, TokenRequest, WantedToken};
+pub use cluster::{ClusterChange, ClusterNode, ClusterStatus, SealKeyStatus};
 pub use error::Refused;
+pub use keyring::Keyring;
 pub use revision::{ProxyRefusal, RevisionStatus, WriteReply, ZoneStatus};
 pub use routes::router;

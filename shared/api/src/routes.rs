@@ -2,12 +2,14 @@
 mod cluster;
 mod documents;
 mod extract;
+mod history;
 mod inspect;
 mod overviews;
 mod resources;
 mod revisions;
 mod system;
 mod tokens;
+mod zones;
 
 use crate::{
     access::{self, Caller, Door},
@@ -17,12 +19,14 @@ use crate::{
 };
 use axum::{
     Router,
+    body::Body,
     extract::{ConnectInfo, DefaultBodyLimit, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
 use http::{HeaderValue, Method, StatusCode, Uri};
+use shared_identity::{known::KnownTokens, token::UserClaims};
 use shared_model::{document::DOCUMENT_MAX, kind};
 use std::{net::SocketAddr, sync::Arc};
 use tracing::{Instrument as _, Span, field::Empty};
@@ -35,6 +39,7 @@ const OWN: &[&str] = &["/", "/config", "/policies", "/_resources", "/who-am-i"];
 struct Api {
     backend: Arc<dyn Backend>,
     door: Door,
+    known: Arc<KnownTokens<UserClaims>>,
 }
 
 impl Api {
@@ -47,7 +52,7 @@ impl Api {
 
 /// The API for one listener. The listener must give `ConnectInfo<SocketAddr>`, or nobody is local.
 pub fn router(backend: Arc<dyn Backend>, door: Door) -> Router {
-    let api = Api { backend, door };
+    let api = Api { backend, door, known: Arc::default() };
     let mut router = Router::new()
         .route("/", get(system::index))
         .route("/config", get(system::config))
@@ -56,11 +61,18 @@ pub fn router(backend: Arc<dyn Backend>, door: Door) -> Router {
         .route("/who-am-i", get(system::who_am_i))
         .route("/_kri/{kri}", get(resources::by_kri))
         .route("/_revisions/{revision}", get(revisions::status))
+        .route("/_history", get(history::of))
+        .route("/_history/as-of", get(history::as_of))
+        .route("/_history/diff", get(history::diff))
+        .route("/_backup", get(cluster::backup))
         .route("/_cluster", get(cluster::status))
+        .route("/_cluster/seal-key/rotate", post(cluster::rotate_seal_key))
+        .route("/_cluster/zones/{zone}/accept-restore", post(cluster::accept_restore))
         .route("/_cluster/join-tokens", post(cluster::join_token))
         .route("/_cluster/nodes/{node}", delete(cluster::remove))
         .route("/_cluster/nodes/{node}/promote", post(cluster::promote))
         .route("/_cluster/nodes/{node}/transfer-leadership", post(cluster::transfer))
+        .route("/zones/{name}/_rebind", post(zones::rebind))
         .route("/_check", post(documents::check))
         .route("/tokens/dataplane", post(tokens::dataplane))
         .route("/tokens/zone", post(tokens::zone))
@@ -94,7 +106,13 @@ async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Resp
             let uri = request.uri().clone();
             let answer = match fresh(&api, &method, &uri).await {
                 Ok(seen) => {
-                    let mut answer = next.run(request).instrument(span.clone()).await;
+                    let run = async {
+                        match method == Method::PUT {
+                            true => judged(&api, request, next).await,
+                            false => next.run(request).await,
+                        }
+                    };
+                    let mut answer = run.instrument(span.clone()).await;
                     if let Some(seen) = seen {
                         answer.headers_mut().entry(resources::REVISION).or_insert(seen);
                     }
@@ -136,6 +154,27 @@ fn write_span(method: &Method, path: &str, user: &str) -> Span {
     tracing::debug_span!("write", %method, path, user, status = Empty, revision = Empty)
 }
 
+/// A write is judged by what is here, and again where it is stored. Only what is refused here must be judged by what is as
+/// new as every acknowledged write: most writes so cost one round through the cluster and not two.
+async fn judged(api: &Api, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = match axum::body::to_bytes(body, DOCUMENT_MAX).await {
+        Ok(body) => body,
+        Err(error) => {
+            return Refused::TooLarge(format!("the body cannot be read: {error}")).into_response();
+        }
+    };
+    let again = || Request::from_parts(parts.clone(), Body::from(body.clone()));
+    let answer = next.clone().run(again()).await;
+    if !answer.status().is_client_error() || api.backend.is_fresh() {
+        return answer;
+    }
+    match api.backend.catch_up(true).await {
+        Ok(()) => next.run(again()).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
 /// Reads are as new as every acknowledged write, unless the caller asks for what is here with `?consistency=stale`. Gives
 /// the revision that the answer to a read has at least seen.
 async fn fresh(api: &Api, method: &Method, uri: &Uri) -> Result<Option<HeaderValue>, Refused> {
@@ -147,10 +186,11 @@ async fn fresh(api: &Api, method: &Method, uri: &Uri) -> Result<Option<HeaderVal
     let query = uri.query().unwrap_or_default();
     let asked = query.split('&').find_map(|pair| pair.strip_prefix("consistency="));
     match asked {
+        None | Some("" | "linearizable") if *method == Method::PUT => {}
         None | Some("" | "linearizable") => {
             api.backend.catch_up(!reads).await.map_err(|refused| match refused {
                 Refused::Unavailable(reason) if reads => Refused::Unavailable(format!(
-                    "{reason}: what this node has may be read with ?consistency=stale"
+                    "{reason}: what this node has may be read with ?consistency=stale (weftctl --stale)"
                 )),
                 refused => refused,
             })?;
@@ -171,7 +211,7 @@ fn identify(api: &Api, request: &Request) -> Result<Caller, Refused> {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let keys = || api.backend.user_keys();
     let now = shared_node::time::now();
-    let caller = access::identify(api.door, peer, request.uri(), request.headers(), keys, now)?;
+    let caller = access::identify(api.door, peer, request.uri(), request.headers(), &api.known, keys, now)?;
     // The index is open: clients ask it before they have a token.
     if caller.is_anonymous() && request.uri().path() != "/" {
         let advice = match api.door {

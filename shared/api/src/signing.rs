@@ -1,13 +1,13 @@
 //! Signing keys as they lie among the resources: the private half sealed, the public half beside it for all who check.
 //! A key is made when the first token of its purpose is asked for.
 use crate::{
-    backend::{Backend, TokenRequest},
+    backend::{Author, Backend, TokenRequest},
     error::Refused,
+    keyring::Keyring,
 };
 use shared_catalog::{Expected, Outcome};
 use shared_identity::{
     names::{self, Purpose},
-    seal::SealKey,
     token::{self, SigningKey, VerificationKeys},
 };
 use shared_model::{Kind, Resource, ResourceKey, core::Secret, kind, strict};
@@ -39,13 +39,13 @@ pub fn verification_keys(
 
 /// Signs tokens with the newest key of their purpose. One maker at a time, so that two first requests share a key.
 pub struct Signer {
-    seal: SealKey,
+    keys: Keyring,
     making: tokio::sync::Mutex<()>,
 }
 
 impl Signer {
-    pub fn new(seal: SealKey) -> Self {
-        Signer { seal, making: tokio::sync::Mutex::new(()) }
+    pub fn new(keys: impl Into<Keyring>) -> Self {
+        Signer { keys: keys.into(), making: tokio::sync::Mutex::new(()) }
     }
 
     pub async fn issue(&self, backend: &dyn Backend, request: TokenRequest) -> Result<String, Refused> {
@@ -94,7 +94,7 @@ impl Signer {
         };
         let stored = backend.get(&purpose.private_key(&kid));
         let stored = stored.ok_or_else(|| Refused::NotFound("Signing Key not found".into()))?;
-        let key = open(&self.seal, &stored).map_err(Refused::Internal)?;
+        let key = open(&self.keys, &stored).map_err(Refused::Internal)?;
         // A crash between the two writes of a new key leaves the private half alone.
         if backend.get(&purpose.public_key(&kid)).is_none() {
             store(backend, purpose.public_key(&kid), key.public_pem().as_bytes()).await?;
@@ -105,7 +105,7 @@ impl Signer {
     async fn make(&self, backend: &dyn Backend, purpose: &Purpose, kid: &str) -> Result<SigningKey, Refused> {
         let key = SigningKey::generate(kid).map_err(|error| Refused::Internal(error.to_string()))?;
         let name = purpose.private_key(kid);
-        let sealed = self.seal.seal(rand::random(), context(&name).as_bytes(), key.private_pem().as_bytes());
+        let sealed = self.keys.seal(rand::random(), context(&name).as_bytes(), key.private_pem().as_bytes());
         store(backend, name, &sealed).await?;
         store(backend, purpose.public_key(kid), key.public_pem().as_bytes()).await?;
         tracing::info!(?purpose, kid, "a signing key was made");
@@ -114,15 +114,29 @@ impl Signer {
 }
 
 /// The signing key that a stored private half holds.
-pub fn open(seal: &SealKey, stored: &Resource) -> Result<SigningKey, String> {
+pub fn open(keys: &Keyring, stored: &Resource) -> Result<SigningKey, String> {
     let key = stored.key();
     let purposes = [Purpose::User, Purpose::Zone, Purpose::Dataplane { mesh: key.mesh.clone() }];
     let kid = purposes.iter().find_map(|purpose| purpose.private_kid(&key));
     let kid = kid.ok_or_else(|| format!("{key} is not a signing key"))?;
     let bytes = strict::read::<Secret>(&stored.spec, "").map_err(|problem| problem.to_string())?.bytes()?;
-    let plain = seal.open(context(&key).as_bytes(), &bytes).map_err(|error| format!("{key}: {error}"))?;
+    let plain = keys.open(context(&key).as_bytes(), &bytes).map_err(|error| format!("{key}: {error}"))?;
     let pem = String::from_utf8(plain).map_err(|_| format!("{key}: is not PEM"))?;
     SigningKey::from_pem(kid, &pem).map_err(|error| format!("{key}: {error}"))
+}
+
+/// A private half sealed with the key that seals now, when it is sealed with another.
+pub fn resealed(keys: &Keyring, stored: &Resource) -> Option<Resource> {
+    let key = stored.key();
+    let sealed = strict::read::<Secret>(&stored.spec, "").ok()?.bytes().ok()?;
+    let context = context(&key);
+    if keys.current().open(context.as_bytes(), &sealed).is_ok() {
+        return None;
+    }
+    let plain = keys.open(context.as_bytes(), &sealed).ok()?;
+    let mut resealed = stored.clone();
+    resealed.spec["data"] = Secret::of(&keys.seal(rand::random(), context.as_bytes(), &plain)).data.into();
+    Some(resealed)
 }
 
 /// A sealed value is bound to its name.
@@ -147,7 +161,8 @@ fn text(secret: &Resource) -> Option<String> {
 async fn store(backend: &dyn Backend, key: ResourceKey, bytes: &[u8]) -> Result<(), Refused> {
     let spec =
         serde_json::to_value(Secret::of(bytes)).map_err(|error| Refused::Internal(error.to_string()))?;
-    match backend.put(Resource::new(&key.kind, &key.mesh, &key.name, spec), Expected::Absent).await? {
+    let resource = Resource::new(&key.kind, &key.mesh, &key.name, spec);
+    match backend.put(resource, Expected::Absent, &Author::own()).await? {
         Outcome::Refused(refusal) => Err(refusal.into()),
         _ => Ok(()),
     }

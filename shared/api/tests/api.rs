@@ -428,3 +428,71 @@ async fn whatever_is_wrong_with_a_request_is_an_error_in_the_same_form() {
     assert_eq!((answer.status, answer.json()["title"].clone()), (405, json!("Method not allowed")));
     assert_eq!(StatusCode::METHOD_NOT_ALLOWED.as_u16(), 405);
 }
+
+#[tokio::test]
+async fn former_versions_are_told_with_their_authors_as_far_as_they_are_retained() {
+    let (memory, admin) = global();
+    let path = format!("{TIMEOUTS}/slow");
+    for value in ["5s", "6s", "7s"] {
+        assert!(admin.put(&path, &timeout("slow", value)).await.status < 300);
+    }
+    admin.delete(&path).await;
+    let of = "kind=MeshTimeout&mesh=default&name=slow";
+    let history = admin.get(&format!("/_history?{of}")).await.json();
+    let told: Vec<_> = history["items"].as_array().expect("items").iter().collect();
+    let operations: Vec<_> = told.iter().map(|item| item["operation"].as_str().expect("a word")).collect();
+    assert_eq!(operations, ["deleted", "updated", "updated", "created"]);
+    assert!(told.iter().all(|item| item["user"] == "mesh-system:admin"), "{history}");
+    let as_of = async |revision: u64| admin.get(&format!("/_history/as-of?{of}&revision={revision}")).await;
+    let value = |answer: Answer| {
+        answer.json()["document"]["spec"]["to"][0]["default"]["http"]["requestTimeout"].clone()
+    };
+    assert_eq!((value(as_of(2).await), value(as_of(3).await)), (json!("5s"), json!("6s")));
+    assert_eq!(as_of(5).await.json()["document"], Value::Null);
+
+    let diff = admin.get("/_history/diff?from=2&to=4").await.json();
+    assert_eq!(diff["documents"].as_array().map(Vec::len), Some(1), "{diff}");
+    assert_eq!(admin.get("/_history/diff?from=2&to=2").await.json()["documents"], json!([]));
+    let future = admin.get("/_history/diff?from=2&to=9").await;
+    assert!(future.status == 400 && future.text.contains("the newest is 5"), "{}", future.text);
+
+    let fewer = shared_catalog::Retention { versions: 1, bytes: 1 << 20 };
+    memory.catalog.lock().expect("a lock").apply(&shared_catalog::Command::Retain(fewer));
+    let forgotten = as_of(2).await;
+    assert!(forgotten.status == 400 && forgotten.text.contains("the oldest is 5"), "{}", forgotten.text);
+    let dataplane = admin.get("/_history?kind=Dataplane&mesh=default&name=web-1").await;
+    assert_eq!(dataplane.status, 404, "{}", dataplane.text);
+}
+
+#[tokio::test]
+async fn a_secrets_past_is_for_administrators_and_its_contents_for_nobody() {
+    let (memory, admin) = global();
+    let secret = |data: &str| json!({"type": "Secret", "mesh": "default", "name": "s", "data": data});
+    for data in ["b25l", "dHdv"] {
+        assert!(admin.put("/meshes/default/secrets/s", &secret(data)).await.status < 300);
+    }
+    let diff = admin.get("/_history/diff?from=2&to=3").await;
+    assert_eq!(diff.json()["documents"][0]["hidden"], true);
+    assert!(!diff.text.contains("b25l") && !diff.text.contains("dHdv"), "{}", diff.text);
+    let of = "kind=Secret&mesh=default&name=s";
+    assert_eq!(admin.get(&format!("/_history/as-of?{of}&revision=3")).await.status, 405);
+    let token = admin.post("/tokens/user", &json!({"name": "jane", "validFor": "1h"})).await.text;
+    let jane = Client::https(&memory, Some(&token));
+    assert_eq!(jane.get(&format!("/_history?{of}")).await.status, 403);
+    assert_eq!(jane.get("/_history/diff?from=2&to=3").await.json()["documents"], json!([]));
+    assert_eq!(jane.get("/_backup").await.status, 403);
+    for path in ["/_cluster/seal-key/rotate", "/_cluster/zones/east/accept-restore"] {
+        assert_eq!(jane.post(path, &json!({})).await.status, 403, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_quorum_a_read_names_the_other_kind() {
+    let (memory, admin) = global();
+    memory.lost.store(true, std::sync::atomic::Ordering::Relaxed);
+    let read = admin.get("/meshes/default").await;
+    assert!(read.status == 503 && read.text.contains("?consistency=stale"), "{}", read.text);
+    assert_eq!(admin.get("/meshes/default?consistency=stale").await.status, 200);
+    let write = admin.put(&format!("{TIMEOUTS}/slow"), &timeout("slow", "5s")).await;
+    assert!(write.status == 503 && !write.text.contains("stale"), "{}", write.text);
+}

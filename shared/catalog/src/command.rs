@@ -1,7 +1,10 @@
 //! What a writer asks of the catalog.
-use crate::octets;
+use crate::{Epoch, Retention, octets};
 use serde::{Deserialize, Serialize};
 use shared_model::{Resource, ResourceKey, Timestamp};
+
+/// More of a user's name is not remembered, in bytes.
+const USER_MAX: usize = 256;
 
 /// What must be true of the stored resource for a command to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +38,19 @@ pub enum Command {
         key: [u8; 16],
         command: Box<Command>,
     },
+    /// A command and who gave it, for the history.
+    By {
+        user: String,
+        command: Box<Command>,
+    },
+    /// An operator lets a zone follow into an epoch although it has seen later revisions of another.
+    AcceptEpoch {
+        zone: String,
+        epoch: Epoch,
+        at_ms: i64,
+    },
+    /// How many former versions are kept from now on.
+    Retain(Retention),
 }
 
 impl Command {
@@ -47,6 +63,20 @@ impl Command {
 
     pub fn delete(key: ResourceKey, expected: Expected, at: Timestamp) -> Command {
         Command::Delete { key, expected, at_ms: at.timestamp_millis() }
+    }
+
+    /// The same command with the name of who gives it; an empty one says nothing.
+    pub fn by(self, user: &str) -> Command {
+        match self {
+            command if user.is_empty() => command,
+            Command::Once { key, command } => Command::Once { key, command: Box::new(command.by(user)) },
+            Command::By { command, .. } => command.by(user),
+            command => {
+                let end =
+                    user.char_indices().map(|(at, _)| at).find(|at| *at >= USER_MAX).unwrap_or(user.len());
+                Command::By { user: user[..end].to_owned(), command: Box::new(command) }
+            }
+        }
     }
 
     /// The same command under a key, so that it counts once however often it is sent.
@@ -63,6 +93,9 @@ impl Command {
             Command::Put { resource, .. } => resource.len() + 32,
             Command::Delete { key, .. } => key.kind.len() + key.mesh.len() + key.name.len() + 32,
             Command::Once { command, .. } => command.size() + 16,
+            Command::By { user, command } => command.size() + user.len(),
+            Command::AcceptEpoch { zone, .. } => zone.len() + 32,
+            Command::Retain(_) => 32,
         }
     }
 }

@@ -1,4 +1,5 @@
 //! What became of a command.
+use crate::Epoch;
 use serde::{Deserialize, Serialize};
 use shared_model::Revision;
 
@@ -47,6 +48,8 @@ pub enum Refusal {
     Malformed(String),
     #[error("the mesh still has {dataplanes} dataplanes: remove them first")]
     MeshInUse { dataplanes: u64 },
+    #[error("this is another epoch: {0}")]
+    OtherEpoch(Epoch),
 }
 
 fn conflict(actual: Revision) -> String {

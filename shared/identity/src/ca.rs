@@ -115,17 +115,39 @@ impl Authority {
         now: Timestamp,
         lifetime: Duration,
     ) -> Result<String, Error> {
-        let request = CertificateSigningRequestParams::from_pem(csr_pem)?;
-        let mut params = params("weft node", now, lifetime);
-        params.subject_alt_names.push(SanType::URI(text(uri)?));
+        let mut sans = vec![SanType::URI(text(uri)?)];
         for name in names {
-            params.subject_alt_names.push(SanType::DnsName(text(name)?));
+            sans.push(SanType::DnsName(text(name)?));
         }
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign_request(csr_pem, "weft node", sans, usages, now, lifetime)
+    }
+
+    /// A certificate for the key of a request, to call under these URIs. Gives the leaf, then this authority.
+    pub fn issue_requested_client(
+        &self,
+        csr_pem: &str,
+        common_name: &str,
+        uris: &[String],
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<String, Error> {
+        let sans = uris.iter().map(|uri| Ok(SanType::URI(text(uri)?))).collect::<Result<Vec<_>, Error>>()?;
+        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign_request(csr_pem, common_name, sans, usages, now, lifetime)
+    }
+
+    fn sign_request(
+        &self,
+        csr_pem: &str,
+        common_name: &str,
+        names: Vec<SanType>,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<String, Error> {
+        let request = CertificateSigningRequestParams::from_pem(csr_pem)?;
+        let params = leaf(common_name, names, usages, now, lifetime);
         let leaf = params.signed_by(&request.public_key, &self.issuer)?;
         Ok(format!("{}{}", leaf.pem(), self.cert_pem))
     }
@@ -139,12 +161,7 @@ impl Authority {
         lifetime: Duration,
     ) -> Result<Issued, Error> {
         let key = KeyPair::generate()?;
-        let mut params = params(common_name, now, lifetime);
-        params.subject_alt_names = names;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = usages;
-        params.use_authority_key_identifier_extension = true;
+        let params = leaf(common_name, names, usages, now, lifetime);
         let certificate = params.signed_by(&key, &self.issuer)?;
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate.der())
             .map_err(|error| Error::Certificate(error.to_string()))?;
@@ -156,6 +173,22 @@ impl Authority {
             not_after: now + lifetime,
         })
     }
+}
+
+fn leaf(
+    common_name: &str,
+    names: Vec<SanType>,
+    usages: Vec<ExtendedKeyUsagePurpose>,
+    now: Timestamp,
+    lifetime: Duration,
+) -> CertificateParams {
+    let mut params = params(common_name, now, lifetime);
+    params.subject_alt_names = names;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = usages;
+    params.use_authority_key_identifier_extension = true;
+    params
 }
 
 fn params(common_name: &str, now: Timestamp, lifetime: Duration) -> CertificateParams {
@@ -203,6 +236,15 @@ pub fn fingerprint_of(der: &[u8]) -> String {
     crate::hex(&crate::digest(&[der]))
 }
 
+/// Whether the first certificate in a PEM text may sign others.
+pub fn is_authority(pem: &str) -> Result<bool, Error> {
+    let bad = |reason: String| Error::Certificate(reason);
+    let (_, block) =
+        x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|error| bad(error.to_string()))?;
+    let certificate = block.parse_x509().map_err(|error| bad(error.to_string()))?;
+    Ok(certificate.is_ca())
+}
+
 /// The URIs among the names of a certificate in DER.
 pub fn uris(der: &[u8]) -> Result<Vec<String>, Error> {
     let bad = |reason: String| Error::Certificate(reason);
@@ -221,10 +263,16 @@ pub fn uris(der: &[u8]) -> Result<Vec<String>, Error> {
 
 /// Until when a PEM certificate is valid.
 pub fn not_after(pem: &str) -> Result<Timestamp, Error> {
+    let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes())
+        .map_err(|error| Error::Certificate(error.to_string()))?;
+    not_after_of(&block.contents)
+}
+
+/// Until when a certificate in DER is valid.
+pub fn not_after_of(der: &[u8]) -> Result<Timestamp, Error> {
     let bad = |reason: String| Error::Certificate(reason);
-    let (_, block) =
-        x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|error| bad(error.to_string()))?;
-    let certificate = block.parse_x509().map_err(|error| bad(error.to_string()))?;
+    let (_, certificate) =
+        x509_parser::parse_x509_certificate(der).map_err(|error| bad(error.to_string()))?;
     let seconds = certificate.validity().not_after.timestamp();
     Timestamp::from_timestamp(seconds, 0).ok_or_else(|| bad(format!("{seconds} is no time")))
 }
@@ -271,6 +319,16 @@ mod tests {
         let (_, ca) = x509_parser::pem::parse_x509_pem(rest).expect("pem");
         assert_eq!(fingerprint_of(&ca.contents), fingerprint(authority.cert_pem()).expect("pem"));
         assert!(authority.issue_requested("rubbish", &names, "weft://c", now(), HOUR).is_err());
+
+        let client_uris = ["weft://c/zone/east/1".to_owned(), "weft://c/token/2".to_owned()];
+        let chain =
+            authority.issue_requested_client(&csr, "weft zone", &client_uris, now(), HOUR).expect("a leaf");
+        let (_, leaf) = x509_parser::pem::parse_x509_pem(chain.as_bytes()).expect("pem");
+        assert_eq!(uris(&leaf.contents).expect("names"), client_uris);
+        assert_eq!(not_after_of(&leaf.contents).expect("a time"), now() + HOUR);
+        let parsed = leaf.parse_x509().expect("x509");
+        let usage = parsed.extended_key_usage().expect("readable").expect("there").value;
+        assert!(usage.client_auth && !usage.server_auth);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! names: under which names the keys lie in the catalog
 //! ```
 pub mod ca;
+pub mod known;
 pub mod names;
 pub mod seal;
 pub mod token;

@@ -24,6 +24,11 @@ impl SealKey {
         SealKey(bytes)
     }
 
+    /// The key itself, for whoever keeps it.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Eight bytes of a digest of the key, hexadecimal: names the key without telling it.
     pub fn id(&self) -> String {
         let digest =

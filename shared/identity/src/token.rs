@@ -80,6 +80,17 @@ impl VerificationKeys {
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
+
+    /// Whether a token that was checked once still stands: its key is known and nobody has revoked it.
+    pub fn stands(&self, kid: &str, jti: &str) -> Result<(), TokenError> {
+        if !self.keys.contains_key(kid) {
+            return Err(TokenError::UnknownKey(kid.to_owned()));
+        }
+        match !jti.is_empty() && self.revoked.contains(jti) {
+            true => Err(TokenError::Revoked),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Reads a revocation list: token ids separated by commas or white space.
@@ -170,21 +181,32 @@ pub fn issue<C: Serialize>(
     jsonwebtoken::encode(&header, &body, &encoding).map_err(|error| bad(&error))
 }
 
+/// A token that was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified<C> {
+    pub claims: C,
+    pub expires: Timestamp,
+    /// The key that signed it.
+    pub kid: String,
+    /// Under which it can be revoked; empty for a token without.
+    pub jti: String,
+}
+
 /// Checks signature, times and revocation, and reads the claims.
 pub fn verify<C: DeserializeOwned>(
     token: &str,
     keys: &VerificationKeys,
     now: Timestamp,
 ) -> Result<C, TokenError> {
-    verify_until(token, keys, now).map(|(claims, _)| claims)
+    verify_whole(token, keys, now).map(|verified| verified.claims)
 }
 
-/// As [`verify`], and tells when the token expires.
-pub fn verify_until<C: DeserializeOwned>(
+/// As [`verify`], and tells what the token is beside its claims.
+pub fn verify_whole<C: DeserializeOwned>(
     token: &str,
     keys: &VerificationKeys,
     now: Timestamp,
-) -> Result<(C, Timestamp), TokenError> {
+) -> Result<Verified<C>, TokenError> {
     let token = token.trim();
     if token.is_empty() {
         return Err(TokenError::Missing);
@@ -229,11 +251,10 @@ pub fn verify_until<C: DeserializeOwned>(
     if let Some(start) = time("nbf").filter(|start| *start > now + SKEW) {
         return Err(TokenError::Early(start.to_rfc3339()));
     }
-    if body.get("jti").and_then(Value::as_str).is_some_and(|jti| keys.revoked.contains(jti)) {
-        return Err(TokenError::Revoked);
-    }
+    let jti = body.get("jti").and_then(Value::as_str).unwrap_or_default().to_owned();
+    keys.stands(&kid, &jti)?;
     let claims = serde_json::from_value(Value::Object(body)).map_err(|error| malformed(&error))?;
-    Ok((claims, expires))
+    Ok(Verified { claims, expires, kid, jti })
 }
 
 /// Whether a proxy may use a token with these claims. `tags` holds every value of each tag of the proxy.
@@ -286,8 +307,10 @@ mod tests {
     #[test]
     fn a_good_token_gives_its_claims() {
         let (_, keys, token) = setup();
-        let (claims, expires): (DataplaneClaims, _) = verify_until(&token, &keys, now()).expect("claims");
-        assert_eq!(expires, now() + HOUR);
+        let verified: Verified<DataplaneClaims> = verify_whole(&token, &keys, now()).expect("claims");
+        assert_eq!(verified.expires, now() + HOUR);
+        assert_eq!((verified.kid.as_str(), verified.jti.as_str()), ("1", "id-1"));
+        let claims = verified.claims;
         assert_eq!((claims.name.as_str(), claims.mesh.as_str()), ("web-1", "default"));
     }
 

@@ -25,7 +25,7 @@ impl fmt::Display for Revision {
 }
 
 /// What names a resource within one catalog. `mesh` is empty for global kinds.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResourceKey {
     pub kind: String,
     pub mesh: String,

@@ -6,24 +6,47 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-/// What must be true before the program may be sent work, each with a name that `/readyz` shows.
+/// What must be true before the program may be sent work, each with a name that `/readyz` shows, and why it is not.
 #[derive(Clone, Debug)]
-pub struct Ready(Arc<RwLock<BTreeMap<&'static str, bool>>>);
+pub struct Ready(Arc<RwLock<BTreeMap<&'static str, Condition>>>);
+
+#[derive(Clone, Debug)]
+enum Condition {
+    Met,
+    /// The reason may be empty.
+    Unmet(String),
+}
 
 impl Ready {
     /// Nothing of `conditions` is met yet.
     pub fn new(conditions: &[&'static str]) -> Self {
-        Ready(Arc::new(RwLock::new(conditions.iter().map(|name| (*name, false)).collect())))
+        Ready(Arc::new(RwLock::new(
+            conditions.iter().map(|name| (*name, Condition::Unmet(String::new()))).collect(),
+        )))
     }
 
     pub fn set(&self, condition: &'static str, met: bool) {
-        self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(condition, met);
+        self.insert(condition, if met { Condition::Met } else { Condition::Unmet(String::new()) });
+    }
+
+    /// Says that a condition is not met, and why.
+    pub fn lack(&self, condition: &'static str, why: String) {
+        self.insert(condition, Condition::Unmet(why));
+    }
+
+    fn insert(&self, name: &'static str, condition: Condition) {
+        self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(name, condition);
     }
 
     /// The conditions that are not met.
-    pub fn missing(&self) -> Vec<&'static str> {
+    pub fn missing(&self) -> Vec<String> {
         let conditions = self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        conditions.iter().filter(|(_, met)| !**met).map(|(name, _)| *name).collect()
+        let unmet = conditions.iter().filter_map(|(name, condition)| match condition {
+            Condition::Met => None,
+            Condition::Unmet(why) if why.is_empty() => Some((*name).to_owned()),
+            Condition::Unmet(why) => Some(format!("{name} ({why})")),
+        });
+        unmet.collect()
     }
 }
 

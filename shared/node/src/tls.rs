@@ -4,14 +4,21 @@ use anyhow::{Context as _, Result};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     client::{
-        WebPkiServerVerifier,
+        ResolvesClientCert, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    server::WebPkiClientVerifier,
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 use shared_identity::ca::{self, Authority};
-use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The authority of one installation outlives every certificate that it issues.
@@ -60,7 +67,7 @@ impl ServingCert {
             let same = std::fs::read_to_string(at("server.names")).ok()? == list;
             let fresh = shared_identity::ca::not_after(&chain).ok()? > now + RENEW_BEFORE;
             // A crash between two files leaves a pair that does not fit.
-            let fits = || pair(&chain, &key).is_ok();
+            let fits = || certified(&chain, &key).is_ok();
             (same && fresh && fits()).then_some((chain, key))
         };
         let (chain_pem, key_pem) = match current() {
@@ -78,34 +85,114 @@ impl ServingCert {
 
     /// The server's side of TLS 1.2 and 1.3, for HTTP/1.1 and HTTP/2.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>> {
-        let mut config = pair(&self.chain_pem, &self.key_pem)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        Ok(server_config(self.shown()?))
+    }
+
+    /// To be shown, and replaced later.
+    pub fn shown(&self) -> Result<Arc<Shown>> {
+        Shown::new(&self.chain_pem, &self.key_pem)
+    }
+
+    /// Shows this one from now on.
+    pub fn renew(&self, shown: &Shown) -> Result<()> {
+        shown.replace(&self.chain_pem, &self.key_pem)
     }
 }
 
-/// Fails for a certificate that is not the key's.
-fn pair(chain_pem: &str, key_pem: &str) -> Result<ServerConfig> {
-    let builder = ServerConfig::builder().with_no_client_auth();
-    Ok(builder.with_single_cert(certificates(chain_pem)?, private_key(key_pem)?)?)
+/// A server's side of TLS 1.2 and 1.3, for HTTP/1.1 and HTTP/2.
+pub fn server_config(shown: Arc<Shown>) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(shown);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
 }
 
-/// A server's side of TLS 1.3 that asks clients for a certificate of the authorities in `ca_pem`. One that shows none is
-/// let in too, and has no [`crate::serve::ClientCertificate`]; one that shows another is not.
-pub fn mutual_server_config(ca_pem: &str, chain_pem: &str, key_pem: &str) -> Result<Arc<ServerConfig>> {
+/// Puts an authority that the operator brings where [`ServingCert::load_or_make`] finds it. Refused: a key that is not the
+/// certificate's, a certificate that is no authority's, and another one than is there already.
+pub fn bring_authority(dir: &Path, cert_file: &Path, key_file: &Path) -> Result<()> {
+    let (cert, key) = (file::read(cert_file, "the CA")?, file::read(key_file, "the CA's key")?);
+    let brought = || format!("cannot use the CA in {}", cert_file.display());
+    certified(&cert, &key).with_context(brought)?;
+    anyhow::ensure!(
+        ca::is_authority(&cert).with_context(brought)?,
+        "{}: it may not sign certificates",
+        brought()
+    );
+    Authority::from_pem(&cert, &key).with_context(brought)?;
+    let at = |name: &str| dir.join(name);
+    if at("ca.crt").exists() {
+        let there = file::read(&at("ca.crt"), "the CA")?;
+        let same = ca::fingerprint(&there)? == ca::fingerprint(&cert)?;
+        anyhow::ensure!(
+            same,
+            "{} is not the CA that is in use, {}: nobody would trust it",
+            cert_file.display(),
+            at("ca.crt").display()
+        );
+        return Ok(());
+    }
+    file::private_dir(dir)?;
+    file::write_private(&at("ca.key"), key.as_bytes())?;
+    file::write_public(&at("ca.crt"), cert.as_bytes())
+}
+
+/// The certificate that this process shows from now on, replaced while it runs: the next handshake shows the next one.
+#[derive(Debug)]
+pub struct Shown(RwLock<Arc<CertifiedKey>>);
+
+impl Shown {
+    /// Fails for a certificate that is not the key's.
+    pub fn new(chain_pem: &str, key_pem: &str) -> Result<Arc<Shown>> {
+        Ok(Arc::new(Shown(RwLock::new(certified(chain_pem, key_pem)?))))
+    }
+
+    pub fn replace(&self, chain_pem: &str, key_pem: &str) -> Result<()> {
+        let next = certified(chain_pem, key_pem)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<CertifiedKey> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn certified(chain_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>> {
+    let provider = rustls::crypto::ring::default_provider();
+    Ok(Arc::new(CertifiedKey::from_der(certificates(chain_pem)?, private_key(key_pem)?, &provider)?))
+}
+
+/// A server's side of TLS 1.3, for HTTP/2, that asks clients for a certificate of the authorities in `ca_pem`. One that
+/// shows none is let in too, and has no [`crate::serve::ClientCertificate`]; one that shows another is not.
+pub fn mutual_server_config(ca_pem: &str, shown: Arc<Shown>) -> Result<Arc<ServerConfig>> {
     let verifier = WebPkiClientVerifier::builder(Arc::new(roots(ca_pem)?)).allow_unauthenticated().build()?;
     let mut config = ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(chain_pem)?, private_key(key_pem)?)?;
+        .with_cert_resolver(shown);
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
 }
 
 /// A client's side of TLS 1.3 that shows a certificate, for HTTP/2.
-pub fn mutual_client_config(ca_pem: &str, chain_pem: &str, key_pem: &str) -> Result<ClientConfig> {
+pub fn mutual_client_config(ca_pem: &str, shown: Arc<Shown>) -> Result<ClientConfig> {
     let mut config = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
         .with_root_certificates(roots(ca_pem)?)
-        .with_client_auth_cert(certificates(chain_pem)?, private_key(key_pem)?)?;
+        .with_client_cert_resolver(shown);
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }
@@ -267,5 +354,62 @@ mod tests {
         copy("ca.key");
         let third = ServingCert::load_or_make(dir.path(), &[]).expect("made anew");
         assert_ne!(second.chain_pem, third.chain_pem);
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_replaced_while_connections_go_on() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        install_crypto();
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = ServingCert::load_or_make(dir.path(), &[]).expect("made");
+        let second = ServingCert::load_or_make(dir.path(), &["cp.example".into()]).expect("made anew");
+        let shown = first.shown().expect("shown");
+        let server = tokio_rustls::TlsAcceptor::from(
+            mutual_server_config(&first.ca_pem, shown.clone()).expect("a server's side"),
+        );
+        let client = tokio_rustls::TlsConnector::from(Arc::new(client_config(&first.ca_pem).expect("roots")));
+        let connect = async || {
+            let (near, far) = tokio::io::duplex(64 << 10);
+            let name = ServerName::try_from("localhost").expect("a name");
+            let (near, far) = tokio::join!(client.connect(name, near), server.accept(far));
+            (near.expect("connected"), far.expect("accepted"))
+        };
+        let leaf = |chain: &str| leaf_of(chain).expect("a leaf");
+        let seen = |stream: &tokio_rustls::client::TlsStream<_>| {
+            stream.get_ref().1.peer_certificates().expect("shown")[0].to_vec()
+        };
+        let (mut old, mut old_end) = connect().await;
+        assert_eq!(seen(&old), leaf(&first.chain_pem));
+        second.renew(&shown).expect("replaced");
+        let (new, _end) = connect().await;
+        assert_eq!(seen(&new), leaf(&second.chain_pem));
+        old.write_all(b"still here").await.expect("written");
+        let mut text = [0; 10];
+        old_end.read_exact(&mut text).await.expect("read");
+        assert_eq!(&text, b"still here");
+        assert!(shown.replace(&first.chain_pem, &second.key_pem).is_err(), "a key of another certificate");
+    }
+
+    #[test]
+    fn an_operator_brings_an_authority_once() {
+        install_crypto();
+        let (dir, own) =
+            (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        let tls = dir.path().join("tls");
+        let made = ServingCert::load_or_make(own.path(), &[]).expect("made");
+        let at = |name: &str| own.path().join(name);
+        let refused = |cert: &str, key: &str| {
+            format!("{:#}", bring_authority(&tls, &at(cert), &at(key)).expect_err("refused"))
+        };
+        assert!(refused("server.crt", "server.key").contains("may not sign"));
+        assert!(refused("ca.crt", "server.key").contains("cannot use the CA"));
+        assert!(!tls.exists(), "what is refused leaves nothing behind");
+        bring_authority(&tls, &at("ca.crt"), &at("ca.key")).expect("brought");
+        bring_authority(&tls, &at("ca.crt"), &at("ca.key")).expect("the same again");
+        assert_eq!(ServingCert::load_or_make(&tls, &[]).expect("made").ca_pem, made.ca_pem);
+        let other = tempfile::tempdir().expect("a directory");
+        ServingCert::load_or_make(other.path(), &[]).expect("made");
+        let error = bring_authority(&tls, &other.path().join("ca.crt"), &other.path().join("ca.key"));
+        assert!(error.expect_err("refused").to_string().contains("is not the CA that is in use"));
     }
 }

@@ -1,65 +1,75 @@
-//! One thread that owns all writes to sled.
+//! One thread that owns all writes to the store.
 //!
-//! sled blocks, and `flush` is its only point of durability: neither belongs on an async worker. One thread also gives
-//! the order that openraft asks for: a later write never overtakes an earlier one.
-use crate::{Error, witness::Witness};
+//! The store blocks: it does not belong on an async worker. One thread also gives the order that openraft asks for: a later
+//! write never overtakes an earlier one. What is given while the disk is busy is written together and synced once.
+//!
+//! ```text
+//! give(write, remember, done) --> write ... write --> sync --> remember: witness --> done ... done
+//!                                   any failure --> this and all that follows is refused, for ever
+//! ```
+//!
+//! After a failure the store is not touched again: what it holds in memory is not what is on the disk. It is let go on a
+//! thread of its own, since it may wait for its disk, and the directory is opened anew by whoever wants to go on.
+use crate::{
+    Error,
+    store::{Sled, Store, is_full},
+    witness::{Durable, Witness},
+};
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{File, TryLockError},
+    io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{Arc, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-
-/// sled would take a gigabyte.
-const CACHE_BYTES: u64 = 32 << 20;
+use tokio::sync::watch;
 
 /// A restart may overlap the end of the process before it by this much.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-type Job = Box<dyn FnOnce(&Trees) + Send>;
+/// How many jobs share one sync.
+const GROUP: usize = 256;
 
-#[derive(Clone)]
-pub(crate) struct Trees {
-    /// Index (8 bytes, big endian) to entry.
-    pub log: sled::Tree,
-    /// The vote, what is committed, what is purged.
-    pub meta: sled::Tree,
-    pub witness: Arc<Witness>,
-    db: sled::Db,
-    failed: Arc<AtomicBool>,
+/// Why a disk takes nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// It passes once there is room; any other is for an operator.
+    pub is_full: bool,
+    pub reason: String,
 }
 
-impl Trees {
-    /// Returns once everything written before is on disk.
-    pub fn flush(&self) -> sled::Result<()> {
-        self.db.flush().map(|_| ())
+impl Failure {
+    pub fn of(error: &io::Error) -> Failure {
+        Failure { is_full: is_full(error), reason: error.to_string() }
     }
+}
 
-    /// Says that a write has failed. Raft stops then, and the program ends; until it does, nothing may wait for sled.
-    pub fn has_failed(&self) {
-        self.failed.store(true, Ordering::Relaxed);
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> io::Error {
+        io::Error::other(failure.reason)
     }
+}
 
-    /// sled flushes when it is dropped, and after a failed write waits there for ever.
-    fn let_go(self) {
-        if self.failed.load(Ordering::Relaxed) {
-            std::mem::forget(self);
-        }
-    }
+type Write = Box<dyn FnOnce(&dyn Store, &Witness) -> io::Result<()> + Send>;
+type Remember = Box<dyn FnOnce(&mut Durable) + Send>;
+type Done = Box<dyn FnOnce(Result<(), Failure>) + Send>;
+
+struct Job {
+    write: Write,
+    /// What the store must hold from now on. None: the write counts whenever it gets to the disk.
+    remember: Option<Remember>,
+    done: Done,
 }
 
 /// Dropping it waits for the jobs that were given.
 pub(crate) struct Disk {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
-    trees: Option<Trees>,
+    store: Option<Arc<dyn Store>>,
+    durable: Durable,
+    failed: watch::Sender<Option<Failure>>,
     dir: PathBuf,
     /// Released last.
     _lock: File,
@@ -68,44 +78,24 @@ pub(crate) struct Disk {
 impl Disk {
     /// Opens the store in a directory that is locked.
     pub fn open(dir: &Path, lock: File, witness: Witness) -> Result<Disk, Error> {
-        let path = dir.join("db");
-        forget_half_written_snapshots(&path)?;
-        let store = |source| match source {
-            sled::Error::Corruption { .. } => {
-                Error::Damaged { dir: dir.to_owned(), what: "the store cannot be recovered".to_owned() }
-            }
-            source => Error::Store { dir: dir.to_owned(), source },
-        };
-        let config = sled::Config::new().path(&path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-        let deadline = Instant::now() + LOCK_PATIENCE;
-        let db = loop {
-            match config.open() {
-                // The directory is ours: it is sled's own threads that have not let go of the file yet.
-                Err(sled::Error::Io(error)) if is_locked(&error) && Instant::now() < deadline => {
-                    std::thread::sleep(LOCK_PAUSE);
-                }
-                opened => break opened.map_err(store)?,
-            }
-        };
-        let log = db.open_tree("log").map_err(store)?;
-        let meta = db.open_tree("meta").map_err(store)?;
-        let trees = Trees { log, meta, witness: Arc::new(witness), db, failed: Arc::default() };
-        let (jobs, waiting) = mpsc::channel::<Job>();
-        let own = trees.clone();
-        let work = move || {
-            for job in waiting {
-                job(&own);
-            }
-            own.let_go();
-        };
+        Disk::of(Arc::new(Sled::open(dir)?), dir, lock, witness)
+    }
+
+    pub fn of(store: Arc<dyn Store>, dir: &Path, lock: File, witness: Witness) -> Result<Disk, Error> {
+        let durable = witness.durable();
+        let failed = watch::Sender::new(None);
+        let (jobs, waiting) = mpsc::channel();
+        let writer = Writer { store: store.clone(), witness, failed: failed.clone() };
         let thread = std::thread::Builder::new()
             .name("raft-disk".to_owned())
-            .spawn(work)
-            .map_err(|source| Error::Io { action: "start a thread for", path, source })?;
+            .spawn(move || writer.run(&waiting))
+            .map_err(|source| Error::Io { action: "start a thread for", path: dir.to_owned(), source })?;
         Ok(Disk {
             jobs: Some(jobs),
             thread: Some(thread),
-            trees: Some(trees),
+            store: Some(store),
+            durable,
+            failed,
             dir: dir.to_owned(),
             _lock: lock,
         })
@@ -115,48 +105,132 @@ impl Disk {
         &self.dir
     }
 
-    /// For reads, which see all jobs that are done.
-    pub fn trees(&self) -> &Trees {
-        self.trees.as_ref().expect("it is taken only when the disk is dropped")
+    /// What the store had to hold when it was opened.
+    pub fn durable(&self) -> &Durable {
+        &self.durable
     }
 
-    /// Gives the thread a job and goes on.
-    pub fn give(&self, job: impl FnOnce(&Trees) + Send + 'static) {
+    /// For reads, which see all jobs that are done.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        self.store.as_ref().expect("it is taken only when the disk is dropped")
+    }
+
+    /// Holds the reason once the disk has failed.
+    pub fn failed(&self) -> watch::Receiver<Option<Failure>> {
+        self.failed.subscribe()
+    }
+
+    /// Says that a write beside the store has failed.
+    pub fn fail(&self, failure: Failure) {
+        note(&self.failed, failure);
+    }
+
+    /// Gives the thread a write and goes on. `done` is told once it is on disk; or, where there is nothing to remember, once
+    /// it is written.
+    pub fn give(
+        &self,
+        write: impl FnOnce(&dyn Store, &Witness) -> io::Result<()> + Send + 'static,
+        remember: Option<Remember>,
+        done: impl FnOnce(Result<(), Failure>) + Send + 'static,
+    ) {
         let jobs = self.jobs.as_ref().expect("it is taken only when the disk is dropped");
         // After a panic in a job the thread is gone. Dropping the job tells those who wait for it.
-        if jobs.send(Box::new(job)).is_err() {
+        if jobs.send(Job { write: Box::new(write), remember, done: Box::new(done) }).is_err() {
             tracing::error!(dir = %self.dir.display(), "the disk thread has ended");
         }
     }
 
-    /// Gives the thread a job and waits for it.
-    pub async fn run<T: Send + 'static>(
+    /// Gives the thread a write and waits until it is on disk.
+    pub async fn run(
         &self,
-        job: impl FnOnce(&Trees) -> sled::Result<T> + Send + 'static,
-    ) -> sled::Result<T> {
+        write: impl FnOnce(&dyn Store, &Witness) -> io::Result<()> + Send + 'static,
+        remember: impl FnOnce(&mut Durable) + Send + 'static,
+    ) -> io::Result<()> {
         let (done, answer) = tokio::sync::oneshot::channel();
-        self.give(move |trees| {
-            let result = job(trees);
-            if result.is_err() {
-                trees.has_failed();
-            }
+        self.give(write, Some(Box::new(remember)), move |result| {
             // Nobody waits any more: the write counts all the same.
             let _ = done.send(result);
         });
-        answer.await.unwrap_or_else(|_| Err(sled::Error::Unsupported("the job panicked".to_owned())))
+        match answer.await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(io::Error::other("the disk thread panicked")),
+        }
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
         drop(self.jobs.take());
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.take();
+        let store = self.store.take();
+        let finish = move || {
             // A panic in a job was reported when it happened.
-            let _ = thread.join();
+            let _ = thread.map(JoinHandle::join);
+            drop(store);
+        };
+        if self.failed.borrow().is_none() {
+            return finish();
         }
-        if let Some(trees) = self.trees.take() {
-            trees.let_go();
+        let spawned = std::thread::Builder::new().name("raft-disk-end".to_owned()).spawn(finish);
+        if let Err(error) = spawned {
+            tracing::error!(%error, "no thread for the end of a store");
         }
+    }
+}
+
+fn note(failed: &watch::Sender<Option<Failure>>, failure: Failure) {
+    failed.send_if_modified(|failed| {
+        let is_first = failed.is_none();
+        failed.get_or_insert(failure);
+        is_first
+    });
+}
+
+struct Writer {
+    store: Arc<dyn Store>,
+    witness: Witness,
+    failed: watch::Sender<Option<Failure>>,
+}
+
+impl Writer {
+    fn run(&self, jobs: &mpsc::Receiver<Job>) {
+        while let Ok(first) = jobs.recv() {
+            let mut group = Vec::new();
+            let mut next = Some(first);
+            let mut result = Ok(());
+            while let Some(Job { write, remember, done }) = next.take() {
+                if result.is_ok() {
+                    result = self.guarded(|| write(&*self.store, &self.witness));
+                }
+                group.push((remember, done));
+                if group.len() < GROUP {
+                    next = jobs.try_recv().ok();
+                }
+            }
+            if result.is_ok() && group.iter().any(|(remember, _)| remember.is_some()) {
+                result = self.guarded(|| {
+                    self.store.sync()?;
+                    let remember = group.iter_mut().filter_map(|(remember, _)| remember.take());
+                    self.witness.raise(|durable| remember.for_each(|remember| remember(durable)))
+                });
+            }
+            for (_, done) in group {
+                done(result.clone());
+            }
+        }
+    }
+
+    /// Does something with the disk unless that has failed before.
+    fn guarded(&self, act: impl FnOnce() -> io::Result<()>) -> Result<(), Failure> {
+        if let Some(failure) = &*self.failed.borrow() {
+            return Err(failure.clone());
+        }
+        act().map_err(|error| {
+            let failure = Failure::of(&error);
+            tracing::error!(reason = failure.reason, is_full = failure.is_full, "the disk takes no more");
+            note(&self.failed, failure.clone());
+            failure
+        })
     }
 }
 
@@ -181,27 +255,4 @@ pub(crate) fn lock(dir: &Path) -> Result<File, Error> {
             Err(TryLockError::Error(source)) => return Err(io("lock", source)),
         }
     }
-}
-
-/// sled wraps the reason in text.
-fn is_locked(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
-}
-
-/// sled 0.34.7 takes a `snap.X.generating` that a crash left behind for its newest snapshot and never opens again.
-fn forget_half_written_snapshots(db: &Path) -> Result<(), Error> {
-    let files = match fs::read_dir(db) {
-        Ok(files) => files,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(Error::Io { action: "read", path: db.to_owned(), source }),
-    };
-    for file in files.flatten() {
-        let name = file.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            let path = file.path();
-            fs::remove_file(&path).map_err(|source| Error::Io { action: "remove", path, source })?;
-        }
-    }
-    Ok(())
 }

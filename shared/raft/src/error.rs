@@ -1,4 +1,5 @@
 //! What can go wrong on a replica's disk and between a replica and its leader.
+use crate::space::for_people;
 use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +14,15 @@ pub enum Error {
     #[error("cannot {action} {}: {source}", .path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot use the store in {}: {source}", .dir.display())]
-    Store { dir: PathBuf, source: sled::Error },
+    Store { dir: PathBuf, source: std::io::Error },
+    /// It passes: the replica may be opened again once there is room.
+    #[error("the disk of {} is full: {reason}", .dir.display())]
+    Full { dir: PathBuf, reason: String },
+    #[error(
+        "the file system of {} has {} free, less than the reserve of {}: writes are refused until there is room",
+        .dir.display(), for_people(.free), for_people(.reserve)
+    )]
+    NoRoom { dir: PathBuf, free: u64, reserve: u64 },
     #[error("this replica follows cluster {found}, not {wanted}")]
     OtherCluster { found: String, wanted: String },
     #[error("malformed message: {0}")]

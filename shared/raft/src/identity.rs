@@ -79,11 +79,18 @@ impl Identity {
 pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
     let dir = path.parent().expect("the path of a file in a data directory has a parent");
     let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    for part in parts {
-        file.write_all(part)?;
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&new)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    if let Err(error) = write() {
+        // Where there is no room, half a file must not take more of it.
+        let _ = fs::remove_file(&new);
+        return Err(error);
     }
-    file.sync_all()?;
-    fs::rename(&new, path)?;
     File::open(dir)?.sync_all()
 }

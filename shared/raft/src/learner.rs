@@ -78,10 +78,17 @@ impl Learner {
         Ok(())
     }
 
-    /// Returns the reason when the replica has stopped: its disk failed. The program should end then.
+    /// Returns the reason when the replica has stopped. [`Error::Full`]: it may be opened again once there is room. Anything
+    /// else: it should not go on.
     pub async fn failed(&self) -> Error {
         let mut metrics = self.raft.metrics();
-        let stopped = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
+        let stopped = tokio::select! {
+            failed = self.log.failed() => return failed,
+            stopped = metrics.wait_for(|metrics| metrics.running_state.is_err()) => stopped,
+        };
+        if let Some(failed) = self.log.why_failed() {
+            return failed;
+        }
         let reason =
             stopped.ok().and_then(|metrics| metrics.running_state.as_ref().err().map(ToString::to_string));
         Error::Stopped(reason.unwrap_or_else(|| "it was shut down".to_owned()))

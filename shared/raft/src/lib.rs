@@ -4,7 +4,7 @@
 //!                 openraft
 //!        append, vote |  | apply, snapshot
 //!                     v  v
-//!   LogStore --jobs--> one disk thread --> sled: db/          every record with a checksum,
+//!   LogStore --jobs--> one disk thread --> Store: sled, db/   every record with a checksum,
 //!   StateMachine ----> Snapshots --------> snapshot           fsync before any acknowledgement
 //!        |
 //!        +--watch--> Arc<Catalog>                             what readers see
@@ -22,8 +22,11 @@ mod learner;
 mod log;
 mod machine;
 mod record;
+mod seed;
 mod snapshot;
+mod space;
 mod storage;
+mod store;
 mod types;
 pub mod wire;
 mod witness;
@@ -33,6 +36,8 @@ pub use identity::Identity;
 pub use learner::Learner;
 pub use log::LogStore;
 pub use machine::{SnapshotBuilder, StateMachine};
+pub use seed::{Place, seed};
 pub use snapshot::SnapshotBody;
+pub use space::{Reserve, Room, Space};
 pub use storage::{Storage, set_aside};
 pub use types::{Batch, Entry, LEARNER_BIT, Member, Raft, TypeConfig, config, learner_id};

@@ -2,11 +2,18 @@
 //!
 //! Writes are jobs of the disk thread; the newest entries also stay in memory, where replication and `apply` read them.
 //! An entry that is not on disk yet is always in memory.
+//!
+//! openraft replicates an entry only after its own disk has it. A leader does both at once here: its own entries count as
+//! appended at once, and what follows from that is held back until they are on its disk ([`LogStore::flushed`]): nothing is
+//! applied, and so nothing acknowledged, and no replica hears of a commit, before. A leader that dies in between has told
+//! nobody; it must not go on in its term, since it may have forgotten what it sent.
 use crate::{
     Entry, Error, TypeConfig,
-    disk::{Disk, Trees},
+    disk::{Disk, Failure},
     record,
+    store::Store,
     types::{LogId, StorageError, Vote},
+    witness::{Durable, Witness},
 };
 use openraft::{
     AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError,
@@ -19,6 +26,7 @@ use std::{
     ops::{Bound, RangeBounds},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use tokio::sync::watch;
 
 /// How much of the log that is on disk also stays in memory.
 const RECENT_ENTRIES: usize = 1024;
@@ -27,9 +35,9 @@ const RECENT_BYTES: usize = 8 << 20;
 /// How many bytes of entries one message to a follower carries, unless a single entry is larger.
 const PAYLOAD_BYTES: usize = 1 << 20;
 
-const VOTE: &[u8] = b"vote";
-const COMMITTED: &[u8] = b"committed";
-const PURGED: &[u8] = b"purged";
+const VOTE: &str = "vote";
+const COMMITTED: &str = "committed";
+const PURGED: &str = "purged";
 
 /// A clone is the same log.
 #[derive(Clone)]
@@ -38,9 +46,13 @@ pub struct LogStore {
     state: Arc<Mutex<State>>,
     /// A learner's applied state must not go back when it restarts without a leader; a voter learns it anew.
     committed_is_durable: bool,
+    /// Changes when something has got to the disk.
+    progress: Arc<watch::Sender<()>>,
 }
 
 struct State {
+    /// Whose log it is, once that is known.
+    node_id: Option<u64>,
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
@@ -57,12 +69,16 @@ impl LogStore {
     pub(crate) fn open(disk: Arc<Disk>, committed_is_durable: bool) -> Result<LogStore, Error> {
         let damaged =
             |what: String| Error::Damaged { dir: disk.dir().to_owned(), what: format!("log: {what}") };
-        let store = |source| Error::Store { dir: disk.dir().to_owned(), source };
-        let meta = |key: &[u8]| disk.trees().meta.get(key).map_err(store);
-        let purged: Option<LogId> = read(PURGED, meta(PURGED)?).map_err(damaged)?;
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::InvalidData => damaged(source.to_string()),
+            _ => Error::Store { dir: disk.dir().to_owned(), source },
+        };
+        let mark = |name: &str| disk.store().mark(name).map_err(failed);
+        let purged: Option<LogId> = read(PURGED, mark(PURGED)?).map_err(damaged)?;
         let mut state = State {
-            vote: read(VOTE, meta(VOTE)?).map_err(damaged)?,
-            committed: read(COMMITTED, meta(COMMITTED)?).map_err(damaged)?,
+            node_id: None,
+            vote: read(VOTE, mark(VOTE)?).map_err(damaged)?,
+            committed: read(COMMITTED, mark(COMMITTED)?).map_err(damaged)?,
             purged,
             last: purged,
             recent: BTreeMap::new(),
@@ -70,25 +86,31 @@ impl LogStore {
             durable_end: next(purged),
         };
         // A crash may have come between the mark of a purge and the removal of the entries.
-        let leftover: Vec<_> =
-            disk.trees().log.range(..key(next(purged))).keys().collect::<Result<_, _>>().map_err(store)?;
-        for key in leftover {
-            disk.trees().log.remove(key).map_err(store)?;
-        }
+        disk.store().remove_before(next(purged)).map_err(failed)?;
         let mut expected: Option<u64> = None;
-        for item in disk.trees().log.iter() {
-            let (at, value) = item.map_err(store)?;
-            let index = index_of(&at).map_err(damaged)?;
-            let entry: Entry =
-                record::decode(&at, &value).map_err(|what| damaged(format!("entry {index}: {what}")))?;
+        let mut odd = None;
+        let mut check = |index: u64, value: Vec<u8>| -> bool {
+            let entry: Entry = match record::decode(&key(index), &value) {
+                Ok(entry) => entry,
+                Err(what) => {
+                    odd = Some(format!("entry {index}: {what}"));
+                    return false;
+                }
+            };
             if expected.is_some_and(|expected| expected != index) || entry.log_id.index != index {
-                return Err(damaged(format!("entry {index} does not follow the one before")));
+                odd = Some(format!("entry {index} does not follow the one before"));
+                return false;
             }
             expected = Some(index + 1);
             state.last = Some(entry.log_id);
             state.durable_end = index + 1;
+            true
+        };
+        disk.store().entries(0..u64::MAX, &mut check).map_err(failed)?;
+        if let Some(odd) = odd {
+            return Err(damaged(odd));
         }
-        let durable = disk.trees().witness.durable();
+        let durable = disk.durable();
         if state.durable_end < durable.log_end {
             let (has, had) = (state.durable_end, durable.log_end);
             return Err(damaged(format!(
@@ -98,7 +120,71 @@ impl LogStore {
         if state.vote < durable.vote || state.committed < durable.committed {
             return Err(damaged("a vote or a commit that was acknowledged is lost".to_owned()));
         }
-        Ok(LogStore { disk, state: Arc::new(Mutex::new(state)), committed_is_durable })
+        let progress = Arc::new(watch::Sender::new(()));
+        Ok(LogStore { disk, state: Arc::new(Mutex::new(state)), committed_is_durable, progress })
+    }
+
+    /// Says whose log it is: a leader knows its own entries by that.
+    pub(crate) fn set_node_id(&self, node_id: u64) {
+        self.state().node_id = Some(node_id);
+    }
+
+    /// Returns once an entry that was appended here is on disk; at once for any other.
+    pub async fn flushed(&self, index: u64) -> io::Result<()> {
+        let (mut progress, mut failed) = (self.progress.subscribe(), self.disk.failed());
+        loop {
+            progress.borrow_and_update();
+            {
+                let state = self.state();
+                if index < state.durable_end || index >= next(state.last) {
+                    return Ok(());
+                }
+            }
+            if let Some(failure) = &*failed.borrow_and_update() {
+                return Err(failure.clone().into());
+            }
+            // Both senders live as long as this log does.
+            tokio::select! {
+                _ = progress.changed() => {}
+                _ = failed.changed() => {}
+            }
+        }
+    }
+
+    /// The part of what is committed that is on disk here; None when not even its end is known.
+    pub fn flushed_part(&self, committed: LogId) -> Option<LogId> {
+        let state = self.state();
+        if committed.index < state.durable_end || committed.index >= next(state.last) {
+            return Some(committed);
+        }
+        let end = state.durable_end.checked_sub(1)?;
+        state.recent.get(&end).map(|(entry, _)| entry.log_id)
+    }
+
+    /// Returns why the disk has failed once it has.
+    pub async fn failed(&self) -> Error {
+        let mut failed = self.disk.failed();
+        let failure = failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
+        // The sender lives as long as this log does.
+        self.failure(failure.expect("it was waited for"))
+    }
+
+    /// Why the disk has failed, if it has.
+    pub fn why_failed(&self) -> Option<Error> {
+        let failure = self.disk.failed().borrow().clone();
+        failure.map(|failure| self.failure(failure))
+    }
+
+    fn failure(&self, Failure { is_full, reason }: Failure) -> Error {
+        match is_full {
+            true => Error::Full { dir: self.disk.dir().to_owned(), reason },
+            false => Error::Stopped(reason),
+        }
+    }
+
+    /// Says that a write beside the log has failed: the node stops with that reason.
+    pub(crate) fn fail(&self, error: &io::Error) {
+        self.disk.fail(Failure::of(error));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -141,8 +227,8 @@ impl LogStore {
         };
         let mut found = Vec::new();
         if start < first_recent {
-            let log = self.disk.trees().log.clone();
-            let older = move || read_range(&log, start, first_recent, bytes);
+            let store = self.disk.store().clone();
+            let older = move || read_range(&*store, start, first_recent, bytes);
             found = tokio::task::spawn_blocking(older)
                 .await
                 .unwrap_or_else(|error| Err(error.to_string()))
@@ -164,20 +250,23 @@ impl LogStore {
     }
 }
 
-fn read_range(log: &sled::Tree, start: u64, end: u64, bytes: usize) -> Result<Vec<(Entry, usize)>, String> {
+fn read_range(store: &dyn Store, start: u64, end: u64, bytes: usize) -> Result<Vec<(Entry, usize)>, String> {
     let mut entries = Vec::new();
+    let mut odd = None;
     let mut budget = bytes;
-    for item in log.range(key(start)..key(end)) {
-        let (at, value) = item.map_err(|error| error.to_string())?;
+    let mut take = |index: u64, value: Vec<u8>| -> bool {
         if value.len() > budget && !entries.is_empty() {
-            break;
+            return false;
         }
         budget = budget.saturating_sub(value.len());
-        let entry =
-            record::decode(&at, &value).map_err(|what| format!("entry {:?}: {what}", index_of(&at)))?;
-        entries.push((entry, value.len()));
-    }
-    Ok(entries)
+        match record::decode(&key(index), &value) {
+            Ok(entry) => entries.push((entry, value.len())),
+            Err(what) => odd = Some(format!("entry {index}: {what}")),
+        }
+        odd.is_none()
+    };
+    store.entries(start..end, &mut take).map_err(|error| error.to_string())?;
+    odd.map_or(Ok(entries), Err)
 }
 
 impl State {
@@ -197,6 +286,15 @@ impl State {
                 _ => return,
             }
         }
+    }
+
+    /// Whether entries are this node's own, made as the leader that it is.
+    fn leads(&self, entries: &[Entry]) -> bool {
+        let (Some(node_id), Some(vote)) = (self.node_id, self.vote) else { return false };
+        let leader = *vote.leader_id();
+        vote.is_committed()
+            && leader.voted_for() == Some(node_id)
+            && entries.iter().all(|entry| entry.log_id.leader_id == leader)
     }
 
     fn count_bytes(&mut self) {
@@ -240,14 +338,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
-        let value = record::encode(VOTE, vote);
+        let value = record::encode(VOTE.as_bytes(), vote);
         let vote = *vote;
-        let write = move |trees: &Trees| {
-            trees.meta.insert(VOTE, value)?;
-            trees.flush()?;
-            Ok(trees.witness.raise(|durable| durable.vote = Some(vote))?)
-        };
-        self.disk.run(write).await.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
+        let saved = self
+            .disk
+            .run(move |store, _| store.set_mark(VOTE, Some(value)), move |durable| durable.vote = Some(vote));
+        saved.await.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
         self.state().vote = Some(vote);
         Ok(())
     }
@@ -257,25 +353,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
-        let value = committed.map(|committed| record::encode(COMMITTED, &committed));
-        let write = move |trees: &Trees| match value {
-            Some(value) => trees.meta.insert(COMMITTED, value).map(|_| ()),
-            None => trees.meta.remove(COMMITTED).map(|_| ()),
-        };
+        let value = committed.map(|committed| record::encode(COMMITTED.as_bytes(), &committed));
+        let write = move |store: &dyn Store, _: &Witness| store.set_mark(COMMITTED, value);
         if self.committed_is_durable {
-            let write = move |trees: &Trees| {
-                write(trees)?;
-                trees.flush()?;
-                Ok(trees.witness.raise(|durable| durable.committed = committed)?)
-            };
-            self.disk.run(write).await.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
+            let saved = self.disk.run(write, move |durable| durable.committed = committed);
+            saved.await.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
         } else {
-            self.disk.give(move |trees| {
-                if let Err(error) = write(trees) {
-                    trees.has_failed();
-                    tracing::error!(%error, "the commit index is not saved");
-                }
-            });
+            // A failure is known to the disk.
+            self.disk.give(write, None, |_| {});
         }
         self.state().committed = committed;
         Ok(())
@@ -290,93 +375,89 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut batch = sled::Batch::default();
-        let mut end = 0;
-        {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let Some(end) = entries.last().map(|last| last.log_id.index + 1) else {
+            callback.log_io_completed(Ok(()));
+            return Ok(());
+        };
+        let mut records = Vec::with_capacity(entries.len());
+        let leads = {
             let mut state = self.state();
+            let leads = state.leads(&entries);
             for entry in entries {
                 let index = entry.log_id.index;
                 let value = record::encode(&key(index), &entry);
                 state.push(entry, value.len());
-                batch.insert(&key(index), value);
-                end = index + 1;
+                records.push((index, value));
             }
+            leads
+        };
+        let (state, progress) = (self.state.clone(), self.progress.clone());
+        let mut callback = Some(callback);
+        if leads {
+            if let Some(failure) = &*self.disk.failed().borrow() {
+                let error = io::Error::from(failure.clone());
+                return Err(StorageIOError::write_logs(AnyError::new(&error)).into());
+            }
+            callback.take().expect("it is there").log_io_completed(Ok(()));
         }
-        let state = self.state.clone();
-        self.disk.give(move |trees| {
-            let write = || -> sled::Result<()> {
-                trees.log.apply_batch(batch)?;
-                trees.flush()?;
-                Ok(trees.witness.raise(|durable| durable.log_end = durable.log_end.max(end))?)
-            };
-            let done = write();
-            if done.is_err() {
-                trees.has_failed();
-            } else {
+        let done = move |done: Result<(), Failure>| {
+            if done.is_ok() {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                 state.durable_end = state.durable_end.max(end);
                 state.trim();
             }
-            callback.log_io_completed(done.map_err(io::Error::other));
-        });
+            progress.send_replace(());
+            if let Some(callback) = callback {
+                callback.log_io_completed(done.map_err(io::Error::from));
+            }
+        };
+        let remember = move |durable: &mut Durable| durable.log_end = durable.log_end.max(end);
+        self.disk.give(move |store, _| store.append(records), Some(Box::new(remember)), done);
         Ok(())
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let removed = {
+        let from = log_id.index;
+        {
             let mut state = self.state();
-            state.recent.split_off(&log_id.index);
+            state.recent.split_off(&from);
             state.count_bytes();
-            log_id.index..next(state.last)
+        }
+        let shorten = move |durable: &mut Durable| durable.log_end = durable.log_end.min(from);
+        let remove = move |store: &dyn Store, witness: &Witness| {
+            witness.lower(shorten)?;
+            store.remove_from(from)
         };
-        let remove = move |trees: &Trees| {
-            trees.witness.lower(|durable| durable.log_end = durable.log_end.min(log_id.index))?;
-            // From the end, so that a crash leaves no hole.
-            for index in removed.rev() {
-                trees.log.remove(key(index))?;
-            }
-            trees.flush()
-        };
-        let failed = |error: sled::Error| StorageIOError::write_logs(AnyError::new(&error));
-        self.disk.run(remove).await.map_err(failed)?;
-        let before = match log_id.index.checked_sub(1) {
-            Some(before) => {
-                self.entries(before, log_id.index, usize::MAX).await?.pop().map(|entry| entry.log_id)
-            }
+        let failed = |error: io::Error| StorageIOError::write_logs(AnyError::new(&error));
+        self.disk.run(remove, shorten).await.map_err(failed)?;
+        let before = match from.checked_sub(1) {
+            Some(before) => self.entries(before, from, usize::MAX).await?.pop().map(|entry| entry.log_id),
             None => None,
         };
         let mut state = self.state();
         state.last = before.or(state.purged);
-        state.durable_end = state.durable_end.min(log_id.index);
+        state.durable_end = state.durable_end.min(from);
         Ok(())
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let removed = {
+        {
             let mut state = self.state();
-            let removed = next(state.purged)..next(Some(log_id)).min(next(state.last));
             state.recent = state.recent.split_off(&next(Some(log_id)));
             state.count_bytes();
             state.purged = state.purged.max(Some(log_id));
             state.last = state.last.max(Some(log_id));
             state.durable_end = state.durable_end.max(next(Some(log_id)));
-            removed
+        }
+        self.progress.send_replace(());
+        let mark = record::encode(PURGED.as_bytes(), &log_id);
+        let purge = move |store: &dyn Store, _: &Witness| {
+            store.set_mark(PURGED, Some(mark))?;
+            store.remove_before(next(Some(log_id)))
         };
-        let mark = record::encode(PURGED, &log_id);
-        self.disk.give(move |trees| {
-            let purge = || -> sled::Result<()> {
-                trees.meta.insert(PURGED, mark)?;
-                let mut batch = sled::Batch::default();
-                for index in removed {
-                    batch.remove(&key(index));
-                }
-                trees.log.apply_batch(batch)
-            };
-            if let Err(error) = purge() {
-                trees.has_failed();
-                tracing::error!(%error, "the log is not purged");
-            }
-        });
+        // A failure is known to the disk.
+        self.disk.give(purge, None, |_| {});
         Ok(())
     }
 }
@@ -385,16 +466,14 @@ fn key(index: u64) -> [u8; 8] {
     index.to_be_bytes()
 }
 
-fn index_of(key: &[u8]) -> Result<u64, String> {
-    let key = <[u8; 8]>::try_from(key).map_err(|_| format!("a key has {} bytes", key.len()))?;
-    Ok(u64::from_be_bytes(key))
-}
-
 fn next(log_id: Option<LogId>) -> u64 {
     log_id.map_or(0, |log_id| log_id.index + 1)
 }
 
-fn read<T: serde::de::DeserializeOwned>(key: &[u8], value: Option<sled::IVec>) -> Result<Option<T>, String> {
-    let what = |what| format!("{}: {what}", String::from_utf8_lossy(key));
-    value.map(|value| record::decode(key, &value).map_err(what)).transpose()
+fn read<T: serde::de::DeserializeOwned>(name: &str, value: Option<Vec<u8>>) -> Result<Option<T>, String> {
+    let what = |what| format!("{name}: {what}");
+    value.map(|value| record::decode(name.as_bytes(), &value).map_err(what)).transpose()
 }
+
+#[cfg(test)]
+mod tests;

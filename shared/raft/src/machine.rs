@@ -1,7 +1,8 @@
 //! The catalog as openraft's state machine. Its state is in memory; on disk are the snapshot and the log since.
 use crate::{
-    Entry, TypeConfig,
+    Entry, LogStore, TypeConfig,
     snapshot::{SnapshotBody, Snapshots, close_body, open_body},
+    store::is_full,
     types::{LogId, SnapshotMeta, StorageError, StoredMembership},
 };
 use openraft::{
@@ -12,8 +13,12 @@ use shared_catalog::{Catalog, Outcome};
 use std::{
     io::{self, Cursor},
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::watch;
+
+/// How soon a snapshot that found no room is tried again.
+const NO_ROOM: Duration = Duration::from_secs(1);
 
 pub struct StateMachine {
     applied: Option<LogId>,
@@ -21,12 +26,14 @@ pub struct StateMachine {
     catalog: Catalog,
     published: watch::Sender<Arc<Catalog>>,
     snapshots: Arc<Snapshots>,
+    log: LogStore,
 }
 
 impl StateMachine {
     pub(crate) fn new(
         snapshots: Snapshots,
         newest: Option<(SnapshotMeta, Catalog)>,
+        log: LogStore,
     ) -> (StateMachine, watch::Receiver<Arc<Catalog>>) {
         let (meta, catalog) = newest.unwrap_or_default();
         let (published, catalogs) = watch::channel(Arc::new(catalog.clone()));
@@ -36,6 +43,7 @@ impl StateMachine {
             catalog,
             published,
             snapshots: Arc::new(snapshots),
+            log,
         };
         (machine, catalogs)
     }
@@ -61,6 +69,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let before = self.catalog.revision();
         let mut outcomes = Vec::new();
         for entry in entries {
+            // A leader's own entry may be on the disks of a quorum before it is on this one.
+            self.log
+                .flushed(entry.log_id.index)
+                .await
+                .map_err(|error| StorageIOError::apply(entry.log_id, AnyError::new(&error)))?;
             self.applied = Some(entry.log_id);
             outcomes.push(match entry.payload {
                 EntryPayload::Blank => Vec::new(),
@@ -110,9 +123,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             snapshots.keep(&kept, &Arc::from(bytes))?;
             Ok(catalog)
         };
-        self.catalog = blocking(install)
-            .await
-            .map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&error)))?;
+        let refused = |error: io::Error| {
+            if is_full(&error) {
+                self.log.fail(&error);
+            }
+            StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&error))
+        };
+        self.catalog = blocking(install).await.map_err(refused)?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.publish();
@@ -142,12 +159,22 @@ pub struct SnapshotBuilder {
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
         let (meta, catalog, snapshots) = (self.meta.clone(), self.catalog.clone(), self.snapshots.clone());
-        let build = move || {
-            let body = close_body(&catalog);
-            snapshots.keep(&meta, &body)?;
-            Ok(body)
+        let body = blocking(move || Ok(close_body(&catalog))).await;
+        let kept = async {
+            let body = body?;
+            loop {
+                let (snapshots, meta, kept) = (snapshots.clone(), meta.clone(), body.clone());
+                match blocking(move || snapshots.keep(&meta, &kept)).await {
+                    // The log is kept meanwhile, and the one before stands.
+                    Err(error) if is_full(&error) => {
+                        tracing::warn!(%error, "no room for a snapshot of the catalog: it is tried again");
+                        tokio::time::sleep(NO_ROOM).await;
+                    }
+                    kept => break kept.map(|()| body),
+                }
+            }
         };
-        let body = blocking(build).await.map_err(|error| {
+        let body = kept.await.map_err(|error| {
             StorageIOError::write_snapshot(Some(self.meta.signature()), AnyError::new(&error))
         })?;
         Ok(sending(self.meta.clone(), body))

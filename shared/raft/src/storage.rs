@@ -6,7 +6,7 @@
 //! durable         what db must at least have
 //! ```
 use crate::{
-    Error, Identity, LogStore, StateMachine, disk, disk::Disk, snapshot::Snapshots, witness::Witness,
+    Error, Identity, LogStore, StateMachine, disk, disk::Disk, snapshot::Snapshots, store, witness::Witness,
 };
 use shared_catalog::Catalog;
 use std::{
@@ -44,7 +44,7 @@ impl Storage {
                 return Err(Error::OtherOwner { dir, found, wanted: role.to_owned() });
             }
             // The store is made before the identity is written.
-            if !dir.join("db").exists() {
+            if !store::is_there(dir) {
                 return Err(damaged("db is missing"));
             }
         }
@@ -69,7 +69,8 @@ impl Storage {
         if log.purged() > covered {
             return Err(damaged("the log begins after the snapshot ends"));
         }
-        let (machine, catalog) = StateMachine::new(snapshots, newest);
+        log.set_node_id(identity.node_id);
+        let (machine, catalog) = StateMachine::new(snapshots, newest, log.clone());
         Ok(Storage { log, machine, catalog, identity, dir: dir.to_owned() })
     }
 

@@ -91,6 +91,40 @@ async fn a_read_is_bounded_by_bytes_and_never_has_a_hole() {
     }
 }
 
+#[tokio::test]
+async fn large_entries_and_small_ones_come_back_whole_and_go_whole() {
+    let dir = TempDir::new().expect("a directory");
+    let sized = |index: u64| {
+        let size = [0, 10, 4_000, 4_096, 8_192, 300_000, 2_000_000][index as usize % 7];
+        let command = Command::Put { resource: vec![index as u8; size], expected: Expected::Any, at_ms: 0 };
+        Entry { log_id: log_id(index), payload: EntryPayload::Normal(Batch(vec![command])) }
+    };
+    let mut storage = open(dir.path());
+    storage.log.blocking_append((0..30).map(sized)).await.expect("appended");
+    storage.log.truncate(log_id(26)).await.expect("truncated");
+    storage
+        .log
+        .blocking_append((26..28).map(|index| sized(index + 1)).map(|mut entry| {
+            entry.log_id.index -= 1;
+            entry
+        }))
+        .await
+        .expect("appended");
+    storage.machine.apply((0..10).map(entry)).await.expect("applied");
+    storage.machine.get_snapshot_builder().await.build_snapshot().await.expect("built");
+    storage.log.purge(log_id(8)).await.expect("purged");
+    drop(storage);
+    let files = fs::read_dir(dir.path().join("db/blobs")).map_or(0, Iterator::count);
+    assert_eq!(files, 0, "a value has a file of its own, which nobody syncs");
+    let mut storage = open(dir.path());
+    let entries = storage.log.try_get_log_entries(..).await.expect("read");
+    assert_eq!(entries.len(), 28 - 9);
+    for entry in &entries[..26 - 9] {
+        assert_eq!(entry, &sized(entry.log_id.index));
+    }
+    assert_eq!(entries[26 - 9].payload, sized(27).payload);
+}
+
 #[test]
 fn a_directory_of_another_owner_is_refused_in_one_sentence() {
     let dir = TempDir::new().expect("a directory");

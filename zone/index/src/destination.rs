@@ -98,9 +98,22 @@ impl Destinations {
         Destinations(Arc::new(Reachable { zone: zone.to_owned(), list }))
     }
 
+    /// The same, of destinations that are in the order of their keys, each once.
+    pub(crate) fn sorted(
+        zone: &str,
+        destinations: impl IntoIterator<Item = Arc<Destination>>,
+    ) -> Destinations {
+        let list = destinations.into_iter().collect();
+        Destinations(Arc::new(Reachable { zone: zone.to_owned(), list }))
+    }
+
     pub fn get(&self, key: &DestinationKey) -> Option<&Arc<Destination>> {
-        let place = self.0.list.binary_search_by(|destination| destination.key.cmp(key)).ok()?;
-        self.0.list.get(place)
+        self.0.list.get(self.position(key)?)
+    }
+
+    /// Where it stands in the order of the keys.
+    pub fn position(&self, key: &DestinationKey) -> Option<usize> {
+        self.0.list.binary_search_by(|destination| destination.key.cmp(key)).ok()
     }
 
     /// In the order of their keys.

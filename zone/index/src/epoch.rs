@@ -1,6 +1,7 @@
 //! What the index publishes: an immutable picture of the zone. Epochs share all that did not change between them.
-use crate::destination::{Destination, DestinationKey, Destinations};
-use crate::proxy::{Held, Proxy};
+use crate::destination::{Destination, DestinationKey};
+use crate::outlook::{Held, Place};
+use crate::proxy::Proxy;
 use crate::view::{AuthoritySpec, ProxyId, ProxyView};
 use imbl::OrdMap;
 use shared_model::{Problem, Resource, ResourceKey};
@@ -25,7 +26,11 @@ pub(crate) struct Room {
     /// The Mesh is there and can be read.
     pub exists: bool,
     pub proxies: OrdMap<Arc<str>, Arc<Proxy>>,
-    pub destinations: OrdMap<DestinationKey, Arc<Destination>>,
+    /// The numbers of the destinations. One that is gone and comes again has another.
+    pub destinations: OrdMap<DestinationKey, u64>,
+    pub places: OrdMap<u64, Place>,
+    /// Another one with every change of the places.
+    pub stamp: u64,
     pub policies: OrdMap<ResourceKey, Arc<Held>>,
     /// How many proxies each policy selects.
     pub matched: OrdMap<ResourceKey, usize>,
@@ -38,6 +43,10 @@ impl Room {
     /// The proxy has a view.
     pub fn shows(&self, proxy: &str) -> bool {
         self.exists && self.proxies.contains_key(proxy)
+    }
+
+    pub fn destination(&self, key: &DestinationKey) -> Option<&Arc<Destination>> {
+        Some(&self.places.get(self.destinations.get(key)?)?.destination)
     }
 }
 
@@ -57,10 +66,7 @@ impl Epoch {
         let room = self.meshes.get(&id.mesh).filter(|room| room.exists)?;
         let proxy = room.proxies.get(id.name.as_str())?;
         let body = &proxy.body;
-        let reached = proxy.reach.scope.iter().filter_map(|key| room.destinations.get(&**key).cloned());
-        let destinations = Destinations::of(&self.zone, reached);
-        let matched = proxy.selection.matched(&body.facts(&self.zone));
-        let policies = matched.concerning(|| destinations.iter().map(|destination| destination.target()));
+        let outlook = proxy.reach.outlook.get(&self.zone, room, &proxy.reach.scope, &proxy.selection);
         Some(ProxyView {
             id: id.clone(),
             zone: self.zone.clone(),
@@ -71,8 +77,8 @@ impl Epoch {
             trust: if proxy.identified.spec.is_some() { room.trust.clone() } else { Arc::default() },
             inbounds: body.inbounds.clone(),
             outbounds: proxy.reach.outbounds.clone(),
-            destinations,
-            policies,
+            destinations: outlook.destinations.clone(),
+            policies: outlook.matched(&body.facts(&self.zone)),
             mtls: proxy.identified.mode,
             problems: proxy.problems(),
         })
@@ -140,7 +146,10 @@ impl Epoch {
 
     /// All destinations of a mesh, in the order of their keys.
     pub fn destinations(&self, mesh: &str) -> impl Iterator<Item = &Arc<Destination>> {
-        self.meshes.get(mesh).into_iter().flat_map(|room| room.destinations.values())
+        let rooms = self.meshes.get(mesh).into_iter();
+        let places = rooms
+            .flat_map(|room| room.destinations.values().filter_map(move |number| room.places.get(number)));
+        places.map(|place| &place.destination)
     }
 
     fn existing(&self) -> impl Iterator<Item = &Room> {

@@ -13,6 +13,7 @@ mod lookups;
 mod mesh;
 mod pairs;
 mod routes;
+mod selections;
 mod services;
 mod settle;
 mod shared;

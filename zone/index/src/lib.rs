@@ -23,10 +23,12 @@ mod epoch;
 mod identity;
 mod index;
 mod lookup;
+mod outlook;
 mod problems;
 mod proxy;
 mod service;
 mod sni;
+mod trust;
 mod view;
 
 pub use change::{Change, Source, Touched};

@@ -1,14 +1,14 @@
 //! What the index keeps of one proxy, in parts, so that a change replaces only the part it concerns.
-use crate::DestinationKey;
 use crate::identity::Identified;
 use crate::lookup::{Lookup, Ports};
+use crate::outlook::{Kept, Selection};
 use crate::view::{InboundView, OutboundView, ProxyId};
 use shared_model::core::Dataplane;
 use shared_model::core::dataplane::Outbound;
-use shared_model::{Problem, Resource, ResourceKey, labels, labels::Labels, names};
-use shared_policy::{InboundFacts, Matched, Policy, ProxyFacts};
+use shared_model::{Problem, Resource, labels, labels::Labels, names};
+use shared_policy::{InboundFacts, ProxyFacts};
 use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Proxy {
@@ -42,43 +42,15 @@ pub(crate) struct Contest {
     pub problems: Vec<Problem>,
 }
 
-/// A policy that compiles, and what its routes ask for.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub id: ResourceKey,
-    pub policy: Arc<Policy>,
-    pub lookups: BTreeSet<Lookup>,
-}
-
-/// The policies that select one proxy, shadow ones too, sorted by their ids. They are merged when the first view is taken, so that a
-/// policy for a whole mesh costs the one writer little and the readers share the rest.
-#[derive(Debug, Default)]
-pub(crate) struct Selection {
-    pub policies: Vec<Arc<Held>>,
-    matched: OnceLock<Matched>,
-}
-
-impl Selection {
-    pub fn new(policies: Vec<Arc<Held>>) -> Self {
-        Selection { policies, matched: OnceLock::new() }
-    }
-
-    pub fn has(&self, id: &ResourceKey) -> bool {
-        self.policies.binary_search_by(|held| held.id.cmp(id)).is_ok()
-    }
-
-    pub fn matched(&self, facts: &ProxyFacts) -> &Matched {
-        self.matched.get_or_init(|| Matched::of(self.policies.iter().map(|held| &held.policy), facts))
-    }
-}
-
 /// Where the proxy's lookups lead.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Reach {
     pub lookups: BTreeSet<Arc<Lookup>>,
     pub outbounds: Arc<Vec<OutboundView>>,
-    pub scope: BTreeSet<Arc<DestinationKey>>,
+    /// The numbers of the destinations, in the order of their keys.
+    pub scope: Vec<u64>,
     pub problems: Vec<Problem>,
+    pub outlook: Kept,
 }
 
 impl Body {

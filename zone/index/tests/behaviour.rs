@@ -2,6 +2,7 @@
 use serde_json::{Value, json};
 use shared_model::core::dataplane::BackendRef;
 use shared_model::{Resource, ResourceKey, Revision, Timestamp};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use zone_index::{Change, Index, MtlsMode, ProxyId, ProxyView, Source};
 
@@ -389,15 +390,22 @@ fn trust_is_gathered_by_domain_and_concerns_those_with_an_identity() {
     zone.follow(identity("a", json!({"team": "a"}), "/a"));
     zone.own(server("with", "10.0.0.1", 80, "x").with_label("team", "a"));
     zone.own(server("without", "10.0.0.2", 80, "y"));
-    let pem = |n: &str| format!("-----BEGIN CERTIFICATE-----\n{n}\n");
-    let trust = |name: &str, n: &str| {
-        let bundle = json!({"type": "Pem", "pem": {"value": pem(n)}});
+    let (one, two) = (include_str!("laws/one.pem"), include_str!("laws/two.pem"));
+    let trust = |name: &str, pem: &str| {
+        let bundle = json!({"type": "Pem", "pem": {"value": pem}});
         Resource::new("MeshTrust", "m", name, json!({"trustDomain": "td", "caBundles": [bundle]}))
     };
-    assert_eq!(zone.own(trust("own", "1")), ["with"]);
-    assert_eq!(zone.follow(trust("other", "2").with_label("kuma.io/zone", "z2")), ["with"]);
-    assert_eq!(zone.view("with").trust["td"], [pem("1"), pem("2")]);
+    assert_eq!(zone.own(trust("own", one)), ["with"]);
+    assert_eq!(zone.follow(trust("other", two).with_label("kuma.io/zone", "z2")), ["with"]);
+    let both: Vec<&str> = BTreeSet::from([one, two]).into_iter().collect();
+    assert_eq!(zone.view("with").trust["td"], both);
     assert!(zone.view("without").trust.is_empty());
+    // What cannot be read goes to nobody.
+    let bad = trust("bad", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n");
+    let key = bad.key();
+    assert!(zone.own(bad).is_empty());
+    assert_eq!(zone.0.epoch().problems()[&key][0].path, "spec.caBundles[0].pem.value");
+    assert_eq!(zone.view("with").trust["td"], both);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The command line.
 use crate::documents::Style;
-use crate::scenario::{Register, Scenario, Settings};
+use crate::scenario::{Federation, Register, Scenario, Settings};
 use crate::target::Address;
 use crate::wire::Protocol;
 use crate::{floor, node, scenario, usage};
@@ -22,6 +22,8 @@ const EXAMPLES: &str = "Examples:
   proxy-sim run endpoint policy --launch target/release/zone-cp --verify-against launch
   # the same against the floor
   proxy-sim run endpoint policy --launch floor
+  # policies at global, over three zones with a fleet each
+  proxy-sim run policy --proxies 300 --global target/release/global-cp --zones 3 --launch target/release/zone-cp
   # against a control plane that runs
   proxy-sim run storm --api http://127.0.0.1:5681 --xds https://127.0.0.1:5678 --ca-file ca.crt --pid 4711";
 
@@ -41,6 +43,15 @@ struct Run {
     /// Starts this control plane for the run: `floor`, or the path of a zone-cp.
     #[arg(long, value_name = "floor|PATH", conflicts_with_all = ["api", "xds"])]
     launch: Option<String>,
+    /// Starts this global-cp, and --launch once for each zone; documents are written to it.
+    #[arg(long, value_name = "PATH", requires = "launch")]
+    global: Option<PathBuf>,
+    /// How many zones follow --global; each has all proxies.
+    #[arg(long, default_value_t = 3)]
+    zones: usize,
+    /// How many documents --global holds when `newcomer` starts one more zone.
+    #[arg(long, default_value_t = 1000)]
+    documents: usize,
     /// The REST API of a control plane that runs.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5681")]
     api: String,
@@ -74,9 +85,21 @@ struct Run {
     /// Moves of the endpoint in a second, one phase each.
     #[arg(long, value_delimiter = ',', default_value = "1,10,100")]
     rates: Vec<f64>,
+    /// How long `idle` does nothing at all, in seconds; as long as its other phases when absent.
+    #[arg(long, value_name = "SECONDS")]
+    rest: Option<f64>,
     /// How often each policy changes.
     #[arg(long, default_value_t = 10)]
     rounds: u32,
+    /// How many permissions `crowd` has.
+    #[arg(long, default_value_t = 2000)]
+    permissions: usize,
+    /// How many routes `crowd` has.
+    #[arg(long, default_value_t = 1000)]
+    routes: usize,
+    /// How many replicas `rollout` replaces.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u8).range(1..=250))]
+    replicas: u8,
     /// How long anything may take before the run fails, in seconds.
     #[arg(long, default_value_t = 120.0, value_name = "SECONDS")]
     deadline: f64,
@@ -106,7 +129,8 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Run) -> Result<()> {
     let files = usage::open_files()?;
-    if files < arguments.shape.proxies as u64 + 100 {
+    let zones = if arguments.global.is_some() { arguments.zones } else { 1 };
+    if files < (arguments.shape.proxies * zones) as u64 + 100 {
         bail!("{} proxies need as many open files, and the system allows {files}", arguments.shape.proxies);
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -158,9 +182,20 @@ fn settings(arguments: Run) -> Result<Settings> {
         }
     };
     let seconds = std::time::Duration::try_from_secs_f64;
+    let (zones, documents) = (arguments.zones, arguments.documents);
+    let federation = arguments.global.map(|global| Federation { global, zones, documents });
+    if federation.is_some() {
+        if let Some(one) = arguments.scenarios.iter().find(|scenario| !scenario.spans_zones()) {
+            bail!("{one:?} is not for several zones");
+        }
+        if arguments.register == Register::Rest {
+            bail!("with --global, proxies bring their Dataplanes along");
+        }
+    }
     Ok(Settings {
         scenarios: arguments.scenarios,
         launch: arguments.launch,
+        federation,
         address,
         verify_against,
         shape: arguments.shape,
@@ -168,8 +203,12 @@ fn settings(arguments: Run) -> Result<Settings> {
         protocol: arguments.protocol,
         register: arguments.register,
         duration: seconds(arguments.duration).context("--duration")?,
+        rest: seconds(arguments.rest.unwrap_or(arguments.duration)).context("--rest")?,
         rates: arguments.rates,
         rounds: arguments.rounds,
+        permissions: arguments.permissions,
+        routes: arguments.routes,
+        replicas: arguments.replicas,
         deadline: seconds(arguments.deadline).context("--deadline")?,
         extensions: arguments.extensions,
         keep_bodies: arguments.keep_bodies,

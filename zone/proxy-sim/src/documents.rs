@@ -11,6 +11,8 @@ pub const PORT: u16 = 8080;
 const OUTBOUNDS: usize = 20_000;
 /// Addresses of an endpoint that moves begin with this; what follows counts the moves.
 pub const MOVED: &str = "10.250.";
+/// Addresses of the replicas of a rollout begin with this; generation and replica follow.
+pub const ROLLED: &str = "10.251.";
 /// An address has two bytes for the count, of which the last is never 0 or 255.
 const PER_BYTE: u32 = 250;
 
@@ -104,6 +106,37 @@ pub fn mover(style: Style, graph: &Graph, service: usize, moves: u32) -> Documen
     bare(style, &format!("mover-{service:04}"), &graph.services[service].name, &address)
 }
 
+/// A replica of a service without a proxy here, of a generation below 250. Its address tells which it is.
+pub fn replica(style: Style, graph: &Graph, service: usize, replica: Replica) -> Document {
+    let Replica { generation, number } = replica;
+    let address = format!("{ROLLED}{generation}.{}", 1 + u16::from(number));
+    bare(style, &format!("roll-{generation:03}-{number:03}"), &graph.services[service].name, &address)
+}
+
+/// One replica of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Replica {
+    pub generation: u8,
+    pub number: u8,
+}
+
+/// The replicas that an assignment has.
+pub fn replicas_in(assignment: &[u8]) -> Vec<Replica> {
+    let prefix = ROLLED.as_bytes();
+    let starts = assignment.windows(prefix.len()).enumerate().filter(|(_, bytes)| *bytes == prefix);
+    let read = |(start, _): (usize, &[u8])| {
+        let mut rest = assignment[start + prefix.len()..].iter();
+        let mut number = || {
+            let digits = rest.by_ref().take_while(|byte| byte.is_ascii_digit());
+            digits.fold(0u32, |sum, digit| sum * 10 + u32::from(digit - b'0'))
+        };
+        let generation = u8::try_from(number()).ok()?;
+        let number = u8::try_from(number().checked_sub(1)?).ok()?;
+        Some(Replica { generation, number })
+    };
+    starts.filter_map(read).collect()
+}
+
 /// How often the endpoint had moved when this assignment was made; `None` without it.
 pub fn moves_in(assignment: &[u8]) -> Option<u32> {
     let prefix = MOVED.as_bytes();
@@ -137,11 +170,59 @@ pub fn timeout_of_service(graph: &Graph, service: usize, seconds: u32) -> Docume
     timeout("one-service", json!({"kind": "MeshService", "name": graph.services[service].name}), seconds)
 }
 
+/// A timeout of proxies that do not exist.
+pub fn bystander(style: Style, number: usize) -> Document {
+    let mut document = timeout(&format!("bystander-{number:06}"), json!({"kind": "Mesh"}), 30);
+    document.body["spec"]["targetRef"] = match style {
+        Style::Tags => json!({"kind": "MeshSubset", "tags": {"kuma.io/service": format!("nobody-{number}")}}),
+        Style::Labels => {
+            json!({"kind": "Dataplane", "labels": {"kuma.io/workload": format!("nobody-{number}")}})
+        }
+    };
+    document
+}
+
 fn timeout(name: &str, to: Value, seconds: u32) -> Document {
     let request = json!({"http": {"requestTimeout": format!("{seconds}s")}});
     let spec =
         json!({"spec": {"targetRef": {"kind": "Mesh"}, "to": [{"targetRef": to, "default": request}]}});
     Document::of("MeshTimeout", "meshtimeouts", name, spec)
+}
+
+/// A permission that every pair of a caller and a service may have, beside the one for everybody.
+pub fn permission(style: Style, graph: &Graph, number: usize, (caller, called): (usize, usize)) -> Document {
+    let [caller, called] = [caller, called].map(|service| &graph.services[service].name);
+    let spec = match style {
+        Style::Tags => json!({"spec": {
+            "targetRef": {"kind": "MeshSubset", "tags": {"kuma.io/service": called}},
+            "from": [{"targetRef": {"kind": "MeshSubset", "tags": {"kuma.io/service": caller}}, "default": {"action": "Allow"}}]}}),
+        Style::Labels => json!({"spec": {
+            "targetRef": {"kind": "Dataplane", "labels": {"kuma.io/workload": called}},
+            "rules": [{"default": {"allow": [{"spiffeID": {"type": "Exact",
+                "value": format!("spiffe://{MESH}.z.mesh.local/workload/{caller}")}}]}}]}}),
+    };
+    Document::of("MeshTrafficPermission", "meshtrafficpermissions", &format!("pair-{number:05}"), spec)
+}
+
+/// A route of one caller to one service: a prefix of its own, which the service sees as another one.
+pub fn route(
+    style: Style,
+    graph: &Graph,
+    name: &str,
+    (caller, called): (usize, usize),
+    edition: u32,
+) -> Document {
+    let [caller, called] = [caller, called].map(|service| &graph.services[service].name);
+    let target = match style {
+        Style::Tags => json!({"kind": "MeshSubset", "tags": {"kuma.io/service": caller}}),
+        Style::Labels => json!({"kind": "Dataplane", "labels": {"kuma.io/workload": caller}}),
+    };
+    let rewrite = json!({"type": "URLRewrite", "urlRewrite":
+        {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": format!("/edition-{edition}")}}});
+    let rule = json!({"matches": [{"path": {"type": "PathPrefix", "value": format!("/{name}")}}],
+        "default": {"filters": [rewrite]}});
+    let to = json!([{"targetRef": {"kind": "MeshService", "name": called}, "rules": [rule]}]);
+    Document::of("MeshHTTPRoute", "meshhttproutes", name, json!({"spec": {"targetRef": target, "to": to}}))
 }
 
 /// The permission of one caller for one service, withdrawn.
@@ -180,12 +261,31 @@ mod tests {
     }
 
     #[test]
+    fn the_replicas_of_an_assignment_can_be_read_from_its_addresses() {
+        let graph = Graph::generate(1, 10, 5, 2);
+        let all = [(0, 0), (0, 49), (249, 7)].map(|(generation, number)| Replica { generation, number });
+        let mut assignment = b"xx\n10.1.2.3\x10".to_vec();
+        for one in all {
+            let document = replica(Style::Tags, &graph, 2, one).body;
+            let (_, address) = service_and_address(&document).unwrap();
+            assert!(address.parse::<std::net::Ipv4Addr>().is_ok(), "{address}");
+            assignment.extend_from_slice(address.as_bytes());
+            assignment.push(0x10);
+        }
+        assert_eq!(replicas_in(&assignment), all);
+        assert!(replicas_in(b"10.250.1.1").is_empty());
+    }
+
+    #[test]
     fn every_document_is_valid() {
         let graph = Graph::generate(1, 10, 5, 2);
         for style in [Style::Tags, Style::Labels] {
             let mut all = common(style);
             all.extend((0..10).map(|proxy| dataplane(style, &graph, proxy)));
             all.extend([mover(style, &graph, 0, 3), withdrawal(style, &graph, 1)]);
+            all.extend([permission(style, &graph, 7, (0, 1)), route(style, &graph, "edited", (0, 1), 3)]);
+            all.push(bystander(style, 7));
+            all.push(replica(style, &graph, 1, Replica { generation: 1, number: 2 }));
             all.extend([timeout_of_mesh(3), timeout_of_service(&graph, 1, 4)]);
             for document in all {
                 let read = shared_model::Resource::from_json(&document.body);

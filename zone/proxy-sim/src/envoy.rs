@@ -159,6 +159,9 @@ impl Envoy {
         let Some(kind) = Kind::of_url(response.type_url) else {
             return Err(Malformed("a response of a type that was not asked for"));
         };
+        let lane = self.lane_mut(kind);
+        lane.nonce.clear();
+        lane.nonce.push_str(response.nonce);
         let mut taken = Taken::default();
         if self.refusing && !(response.resources.is_empty() && response.removed.is_empty()) {
             taken.refused = true;
@@ -171,8 +174,6 @@ impl Envoy {
         let lane = self.lane_mut(kind);
         lane.version.clear();
         lane.version.push_str(response.version);
-        lane.nonce.clear();
-        lane.nonce.push_str(response.nonce);
         if count_moves && kind == Kind::Endpoint {
             taken.moves =
                 response.resources.iter().filter_map(|item| crate::documents::moves_in(item.body)).max();
@@ -235,6 +236,21 @@ impl Envoy {
             && whole(Kind::Route)
             && whole(Kind::Secret)
             && whole(Kind::Endpoint)
+    }
+
+    /// What it still waits for, in words; nothing when it is live.
+    pub fn awaits(&self) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
+        for kind in [Kind::Endpoint, Kind::Route, Kind::Secret] {
+            let lane = self.lane(kind);
+            let missing = lane.wanted.iter().filter(|name| !lane.held.contains_key(*name));
+            all.extend(missing.map(|name| format!("{} {name}", kind.name())));
+        }
+        all.extend(self.warming.iter().map(|name| format!("{name} to warm its cluster")));
+        if !self.listening {
+            all.push("listeners".to_owned());
+        }
+        all
     }
 
     pub fn held(&self, kind: Kind) -> &BTreeMap<Name, Held> {

@@ -4,7 +4,7 @@ use crate::documents::{self, Style};
 use crate::envoy::{Envoy, Names};
 use crate::graph::Graph;
 use crate::node;
-use crate::proxy::{Common, Order, Proxy};
+use crate::proxy::{self, Common, Order, Proxy};
 use crate::target::Entry;
 use crate::wire::{Kind, Protocol};
 use anyhow::{Result, bail};
@@ -19,7 +19,9 @@ const LOOK: Duration = Duration::from_millis(20);
 
 pub struct Fleet {
     pub proxies: Vec<Arc<Proxy>>,
-    common: Arc<Common>,
+    start: Instant,
+    /// One for each zone.
+    commons: Vec<Arc<Common>>,
     orders: AtomicU64,
 }
 
@@ -27,13 +29,17 @@ pub struct Fleet {
 pub struct Plan<'a> {
     pub graph: &'a Graph,
     pub style: Style,
-    pub dial: Dial,
     pub protocol: Protocol,
-    pub entry: &'a Entry,
     /// Whether proxies bring their Dataplanes along.
     pub introduce: bool,
     pub extensions: usize,
     pub keep_bodies: bool,
+}
+
+/// Where the proxies of a zone get in.
+pub struct Door {
+    pub dial: Dial,
+    pub entry: Entry,
 }
 
 /// Sums over the fleet, for differences.
@@ -63,43 +69,53 @@ impl Sums {
 }
 
 impl Fleet {
-    /// Makes the proxies, each a task that waits for its first order. Must be called inside a run time.
-    pub fn new(plan: &Plan<'_>) -> Fleet {
-        let common = Arc::new(Common {
-            dial: plan.dial.clone(),
-            protocol: plan.protocol,
-            start: Instant::now(),
-            count_moves: AtomicBool::new(false),
-        });
+    /// Makes the proxies, those of the plan behind every door, each a task that waits for its first order. Must be called
+    /// inside a run time.
+    pub fn new(plan: &Plan<'_>, doors: &[Door]) -> Fleet {
+        let start = Instant::now();
         let names: Arc<Names> = Arc::default();
         let extensions = node::extensions(plan.extensions);
-        let graph = plan.graph;
-        let proxies = (0..graph.proxies()).map(|index| {
-            let (name, service) = (graph.name_of(index), graph.service_of(index));
-            let mut metadata = plan.entry.metadata.clone();
-            if plan.introduce {
-                let dataplane = documents::dataplane(plan.style, graph, index);
-                metadata["dataplane.resource"] = dataplane.body.to_string().into();
-            }
-            let id = format!("{}.{name}", documents::MESH);
-            let node = node::node(&id, &graph.services[service].name, &metadata, &extensions);
-            let envoy = Envoy::new(plan.protocol, names.clone(), plan.keep_bodies);
-            let token = plan.entry.token_of(service);
-            Arc::new(Proxy::new(index, name, token, node, envoy, common.clone()))
-        });
-        let proxies: Vec<Arc<Proxy>> = proxies.collect();
+        let (mut proxies, mut commons) = (Vec::new(), Vec::new());
+        for (zone, Door { dial, entry }) in doors.iter().enumerate() {
+            let common = Arc::new(Common {
+                dial: dial.clone(),
+                protocol: plan.protocol,
+                start,
+                count_moves: AtomicBool::new(false),
+                sight_replicas: AtomicBool::new(false),
+            });
+            let graph = plan.graph.in_zone(zone);
+            proxies.extend((0..graph.proxies()).map(|index| {
+                let (name, service) = (graph.name_of(index), graph.service_of(index));
+                let mut metadata = entry.metadata.clone();
+                if plan.introduce {
+                    let dataplane = documents::dataplane(plan.style, &graph, index);
+                    metadata["dataplane.resource"] = dataplane.body.to_string().into();
+                }
+                let id = format!("{}.{name}", documents::MESH);
+                let node = node::node(&id, &graph.services[service].name, &metadata, &extensions);
+                let envoy = Envoy::new(plan.protocol, names.clone(), plan.keep_bodies);
+                let token = entry.token_of(service);
+                Arc::new(Proxy::new(index, name, token, node, envoy, common.clone()))
+            }));
+            commons.push(common);
+        }
         for proxy in &proxies {
             tokio::spawn(proxy.clone().run());
         }
-        Fleet { proxies, common, orders: AtomicU64::new(0) }
+        Fleet { proxies, start, commons, orders: AtomicU64::new(0) }
     }
 
     pub fn now(&self) -> u64 {
-        self.common.now()
+        proxy::nanos_since(self.start)
     }
 
     pub fn count_moves(&self, on: bool) {
-        self.common.count_moves.store(on, Relaxed);
+        self.commons.iter().for_each(|common| common.count_moves.store(on, Relaxed));
+    }
+
+    pub fn sight_replicas(&self, on: bool) {
+        self.commons.iter().for_each(|common| common.sight_replicas.store(on, Relaxed));
     }
 
     pub fn connect(&self) {
@@ -161,12 +177,19 @@ impl Fleet {
         let sums = self.sums();
         let trouble =
             self.proxies.iter().find_map(|proxy| Some(format!("{}: {}", proxy.name, proxy.trouble()?)));
+        let waits = self.proxies.iter().find_map(|proxy| {
+            let awaits = proxy.envoy().awaits();
+            (!awaits.is_empty()).then(|| format!("{} awaits {}", proxy.name, awaits.join(", ")))
+        });
         format!(
-            "{live} of {} proxies have everything, {endpoints} endpoints in all, {} streams opened and {} broken; {}",
+            "{live} of {} proxies have everything, {endpoints} endpoints in all, {} streams opened and {} broken, \
+             {} waits of 15 s in vain for an assignment of a cluster that changed; {}; {}",
             self.proxies.len(),
             sums.connects,
             sums.breaks,
-            trouble.unwrap_or_else(|| "no stream broke".to_owned())
+            sums.stalls,
+            trouble.unwrap_or_else(|| "no stream broke".to_owned()),
+            waits.unwrap_or_else(|| "none awaits anything".to_owned())
         )
     }
 

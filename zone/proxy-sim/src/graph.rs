@@ -4,10 +4,15 @@
 //! the seed, and two runs differ in nothing but in what is measured.
 use std::ops::Range;
 
+/// More instances than a service has in one zone.
+const NAMES_PER_ZONE: usize = 1_000_000;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Graph {
     pub services: Vec<Service>,
     instances: usize,
+    /// In how many zones before this one the same graph is: names and addresses differ from theirs.
+    zone: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +35,7 @@ impl Graph {
         let mut steps: Vec<usize> = (1..services).collect();
         random.shuffle(&mut steps);
         steps.truncate(scope);
-        let mut graph = Graph { services: Vec::with_capacity(services), instances: proxies };
+        let mut graph = Graph { services: Vec::with_capacity(services), instances: proxies, zone: 0 };
         for index in 0..services {
             let first = index * proxies / services;
             let end = (index + 1) * proxies / services;
@@ -51,6 +56,11 @@ impl Graph {
         graph
     }
 
+    /// The same services with other instances.
+    pub fn in_zone(&self, zone: usize) -> Graph {
+        Graph { zone, ..self.clone() }
+    }
+
     pub fn proxies(&self) -> usize {
         self.instances
     }
@@ -62,14 +72,16 @@ impl Graph {
 
     pub fn name_of(&self, proxy: usize) -> String {
         let service = &self.services[self.service_of(proxy)];
-        format!("{}-{:03}", service.name, proxy - service.instances.start)
+        let number = self.zone * NAMES_PER_ZONE + proxy - service.instances.start;
+        format!("{}-{number:03}", service.name)
     }
 
     /// The proxy of this name.
     pub fn find(&self, name: &str) -> Option<usize> {
         let (service, instance) = name.rsplit_once('-')?;
         let service = &self.services[self.find_service(service)?];
-        let proxy = service.instances.start + instance.parse::<usize>().ok()?;
+        let number = instance.parse::<usize>().ok()?.checked_sub(self.zone * NAMES_PER_ZONE)?;
+        let proxy = service.instances.start + number;
         service.instances.contains(&proxy).then_some(proxy)
     }
 
@@ -80,6 +92,7 @@ impl Graph {
 
     /// A distinct address of the documents; nothing ever connects to it.
     pub fn address_of(&self, proxy: usize) -> String {
+        let proxy = self.zone * self.instances + proxy;
         format!("10.{}.{}.{}", 1 + proxy / 64_000, proxy / 250 % 256, 1 + proxy % 250)
     }
 
@@ -136,6 +149,19 @@ mod tests {
         let of = |seed| Graph::generate(seed, 1000, 100, 20);
         assert_eq!(of(7), of(7));
         assert_ne!(of(7), of(8));
+    }
+
+    #[test]
+    fn zones_share_services_and_no_instances() {
+        let graph = Graph::generate(1, 7, 3, 2);
+        let other = graph.in_zone(2);
+        assert_eq!(graph.services, other.services);
+        for proxy in 0..7 {
+            assert_ne!(graph.name_of(proxy), other.name_of(proxy));
+            assert_eq!(other.find(&other.name_of(proxy)), Some(proxy));
+            assert!((0..7).all(|first| graph.address_of(first) != other.address_of(proxy)));
+        }
+        assert_eq!(other.find(&graph.name_of(0)), None);
     }
 
     #[test]

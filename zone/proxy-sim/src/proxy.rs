@@ -1,5 +1,6 @@
 //! One simulated Envoy: a loop around its connection and its [`Envoy`]. It takes orders and stamps what it gets.
 use crate::connection::{Dial, Stream};
+use crate::documents::{Replica, replicas_in};
 use crate::envoy::Envoy;
 use crate::graph::Random;
 use crate::wire::request::{Node, Request};
@@ -53,19 +54,23 @@ pub struct Stats {
 /// A receipt of the endpoint that moves: how often it had moved, and when that was known here.
 pub type Receipt = (u32, u64);
 
-/// What the whole fleet shares.
+/// The replicas of a rollout that one assignment had, and when it came.
+pub type Sighting = (Vec<Replica>, u64);
+
+/// What the proxies of a zone share.
 pub struct Common {
     pub dial: Dial,
     pub protocol: Protocol,
     pub start: Instant,
     /// True while the endpoint that moves is followed.
     pub count_moves: AtomicBool,
+    /// True while the replicas of a rollout are looked for.
+    pub sight_replicas: AtomicBool,
 }
 
-impl Common {
-    pub fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
-    }
+/// A time of the fleet's clock.
+pub fn nanos_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 
 pub struct Proxy {
@@ -76,6 +81,7 @@ pub struct Proxy {
     pub orders: watch::Sender<Order>,
     pub stats: Stats,
     pub receipts: Mutex<Vec<Receipt>>,
+    sightings: Mutex<Vec<Sighting>>,
     envoy: Mutex<Envoy>,
     /// Why the last stream ended.
     broken: Mutex<Option<String>>,
@@ -98,8 +104,9 @@ impl Proxy {
         common: Arc<Common>,
     ) -> Proxy {
         let orders = watch::Sender::new(Order::Stay);
-        let (stats, receipts, broken) = Default::default();
-        Proxy { index, name, token, node, orders, stats, receipts, envoy: Mutex::new(envoy), broken, common }
+        let (stats, receipts, sightings, broken) = Default::default();
+        let envoy = Mutex::new(envoy);
+        Proxy { index, name, token, node, orders, stats, receipts, sightings, envoy, broken, common }
     }
 
     pub fn envoy(&self) -> MutexGuard<'_, Envoy> {
@@ -117,6 +124,10 @@ impl Proxy {
 
     pub fn take_receipts(&self) -> Vec<Receipt> {
         std::mem::take(&mut *self.receipts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn sightings(&self) -> MutexGuard<'_, Vec<Sighting>> {
+        self.sightings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Follows its orders until nobody can give any.
@@ -211,18 +222,22 @@ impl Proxy {
         let mut envoy = self.envoy();
         let asked = envoy.tick(Instant::now());
         self.stats.stalls.store(envoy.stalls, Relaxed);
+        // What has waited in vain serves as it is from now on.
+        if self.stats.live_at.load(Relaxed) == 0 && envoy.is_live() {
+            self.stats.live_at.store(nanos_since(self.common.start), Relaxed);
+        }
         asked
     }
 
     fn take(&self, message: &[u8], requests: &mut SendStream<Bytes>) -> Result<()> {
-        let now = self.common.now();
+        let now = nanos_since(self.common.start);
         let response = Response::read(self.common.protocol, message)?;
         let Some(kind) = Kind::of_url(response.type_url) else {
             bail!("a response of type {}", response.type_url)
         };
         let mut envoy = self.envoy();
         let taken = envoy.take(&response, Instant::now(), self.common.count_moves.load(Relaxed))?;
-        let live = taken.changed > 0 && self.stats.live_at.load(Relaxed) == 0 && envoy.is_live();
+        let live = self.stats.live_at.load(Relaxed) == 0 && envoy.is_live();
         drop(envoy);
         let stats = &self.stats;
         let add = |counter: &AtomicU64, n: usize| counter.fetch_add(n as u64, Relaxed);
@@ -234,6 +249,10 @@ impl Proxy {
         add(&stats.refusals, usize::from(taken.refused));
         if let Some(moves) = taken.moves {
             self.receipts.lock().unwrap_or_else(PoisonError::into_inner).push((moves, now));
+        }
+        if kind == Kind::Endpoint && self.common.sight_replicas.load(Relaxed) {
+            let seen = response.resources.iter().map(|item| replicas_in(item.body));
+            self.sightings().extend(seen.filter(|replicas| !replicas.is_empty()).map(|seen| (seen, now)));
         }
         self.say(requests, taken.requests, false)?;
         // Stamped after the answer was given to the connection, whose next poll writes it.

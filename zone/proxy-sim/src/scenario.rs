@@ -1,23 +1,27 @@
 //! What is done to a control plane, and what is measured meanwhile. Every run begins with the storm: the whole fleet
 //! connects at once.
+mod crowd;
 mod endpoint;
+mod federation;
 mod idle;
 mod memory;
 mod policy;
 mod reconnect;
+mod rollout;
 mod slow;
 
 use crate::documents::{self, Style};
-use crate::fleet::{Fleet, Plan};
+use crate::fleet::{Door, Fleet, Plan};
 use crate::floor::Shape;
 use crate::graph::Graph;
 use crate::launch::{Launched, Program};
 use crate::report::{self, Meter, Phase, Report, Spread};
-use crate::target::{Address, Entry, Target};
+use crate::target::{Address, Target};
 use crate::verify::{self, Verified};
 use crate::wire::Protocol;
 use anyhow::{Context as _, Result};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -36,6 +40,14 @@ pub enum Scenario {
     Policy,
     /// Nothing; writes of status; the same document again.
     Idle,
+    /// Memory per proxy at rest.
+    Rest,
+    /// One permission and one route are edited, first alone, then among thousands.
+    Crowd,
+    /// The replicas of a service are replaced one by one.
+    Rollout,
+    /// A zone joins a global control plane that holds many documents.
+    Newcomer,
     /// Memory per proxy at rest, and after many changes.
     Memory,
     /// One in a hundred never reads, one refuses, one connects anew every second.
@@ -59,6 +71,8 @@ pub enum Fresh {
 pub struct Settings {
     pub scenarios: Vec<Scenario>,
     pub launch: Option<String>,
+    /// Zones that follow a global control plane, instead of one that stands alone.
+    pub federation: Option<Federation>,
     pub address: Address,
     pub verify_against: Option<Fresh>,
     pub shape: Shape,
@@ -66,11 +80,27 @@ pub struct Settings {
     pub protocol: Option<Protocol>,
     pub register: Register,
     pub duration: Duration,
+    /// How long nothing at all happens in `idle`.
+    pub rest: Duration,
     pub rates: Vec<f64>,
     pub rounds: u32,
+    /// The permissions and the routes of `crowd`.
+    pub permissions: usize,
+    pub routes: usize,
+    /// The replicas of `rollout`, at most 250.
+    pub replicas: u8,
     pub deadline: Duration,
     pub extensions: usize,
     pub keep_bodies: bool,
+}
+
+/// A global control plane and zones, which are what is launched.
+#[derive(Clone, Debug)]
+pub struct Federation {
+    pub global: PathBuf,
+    pub zones: usize,
+    /// What global holds when a zone comes that is new.
+    pub documents: usize,
 }
 
 /// What the scenarios work with.
@@ -81,10 +111,20 @@ struct Stage<'a> {
     fleet: Fleet,
     /// Memory of the control plane before any proxy, in kB.
     baseline_kb: u64,
+    /// How many zones have the graph.
+    zones: usize,
     /// Proxies that were told to misbehave.
     spoilt: BTreeSet<usize>,
     /// Counts the moves of the endpoint over all phases.
     moves: u32,
+}
+
+impl Scenario {
+    /// Whether it can be done over several zones: it needs no single proxy that it finds by its place in the graph.
+    pub fn spans_zones(self) -> bool {
+        use Scenario::{Idle, Newcomer, Policy, Rest, Storm};
+        matches!(self, Storm | Policy | Idle | Rest | Newcomer)
+    }
 }
 
 impl Stage<'_> {
@@ -109,11 +149,19 @@ impl Stage<'_> {
 
 pub async fn run(settings: &Settings) -> Result<Report> {
     let graph = settings.shape.graph();
-    let (target, entry) = attach(settings, &graph, false).await?;
-    let fleet = fleet(settings, &graph, &target, &entry);
+    let (target, doors) = attach(settings, &graph, false).await?;
+    let fleet = fleet(settings, &graph, &doors);
     let baseline_kb = target.usage().map_or(0, |usage| usage.rss_kb);
-    let mut stage =
-        Stage { settings, graph: &graph, target, fleet, baseline_kb, spoilt: BTreeSet::new(), moves: 0 };
+    let mut stage = Stage {
+        settings,
+        graph: &graph,
+        target,
+        fleet,
+        baseline_kb,
+        zones: doors.len(),
+        spoilt: BTreeSet::new(),
+        moves: 0,
+    };
     let mut phases = vec![storm(&stage).await?];
     let holdings = stage.fleet.holdings();
     for scenario in &settings.scenarios {
@@ -123,6 +171,10 @@ pub async fn run(settings: &Settings) -> Result<Report> {
             Scenario::Endpoint => phases.extend(endpoint::run(&mut stage).await.context("endpoint")?),
             Scenario::Policy => phases.extend(policy::run(&stage).await.context("policy")?),
             Scenario::Idle => phases.extend(idle::run(&stage).await.context("idle")?),
+            Scenario::Crowd => phases.extend(crowd::run(&stage).await.context("crowd")?),
+            Scenario::Rollout => phases.push(rollout::run(&stage).await.context("rollout")?),
+            Scenario::Newcomer => phases.push(federation::newcomer(&stage).await.context("newcomer")?),
+            Scenario::Rest => phases.push(memory::at_rest(&stage, "memory at rest").await),
             Scenario::Memory => phases.extend(memory::run(&mut stage).await.context("memory")?),
             Scenario::Slow => phases.extend(slow::run(&mut stage).await.context("slow")?),
         }
@@ -133,9 +185,9 @@ pub async fn run(settings: &Settings) -> Result<Report> {
     };
     Ok(Report {
         control_plane: settings.launch.clone().unwrap_or_else(|| settings.address.xds.clone()),
-        protocol: entry.protocol,
+        protocol: protocol_of(&doors),
         style: settings.style,
-        proxies: graph.proxies(),
+        proxies: stage.fleet.proxies.len(),
         services: graph.services.len(),
         scope: settings.shape.scope,
         seed: settings.shape.seed,
@@ -148,8 +200,12 @@ pub async fn run(settings: &Settings) -> Result<Report> {
     })
 }
 
-/// A control plane with the documents that every fleet has; Dataplanes too, if they do not come with their proxies.
-async fn attach(settings: &Settings, graph: &Graph, fresh: bool) -> Result<(Target, Entry)> {
+/// A control plane with the documents that every fleet has, and the doors to it; Dataplanes too, if they do not come with
+/// their proxies.
+async fn attach(settings: &Settings, graph: &Graph, fresh: bool) -> Result<(Target, Vec<Door>)> {
+    if let (Some(program), Some(federation)) = (&settings.launch, &settings.federation) {
+        return federation::attach(settings, federation, program.as_ref(), graph).await;
+    }
     let start = async |program: &str| {
         let launched = Launched::start(Program::parse(program, graph, &settings.shape)).await?;
         Target::attach(launched.address(), Some(launched)).await
@@ -169,20 +225,25 @@ async fn attach(settings: &Settings, graph: &Graph, fresh: bool) -> Result<(Targ
         // What the control plane makes of them is made before anybody connects.
         tokio::time::sleep(QUIET).await;
     }
-    Ok((target, entry))
+    let door = Door { dial: target.dial.clone(), entry };
+    Ok((target, vec![door]))
 }
 
-fn fleet(settings: &Settings, graph: &Graph, target: &Target, entry: &Entry) -> Fleet {
-    Fleet::new(&Plan {
+fn fleet(settings: &Settings, graph: &Graph, doors: &[Door]) -> Fleet {
+    let plan = Plan {
         graph,
         style: settings.style,
-        dial: target.dial.clone(),
-        protocol: entry.protocol,
-        entry,
+        protocol: protocol_of(doors),
         introduce: settings.register == Register::Metadata,
         extensions: settings.extensions,
         keep_bodies: settings.keep_bodies,
-    })
+    };
+    Fleet::new(&plan, doors)
+}
+
+/// All doors lead to control planes of one kind.
+fn protocol_of(doors: &[Door]) -> Protocol {
+    doors.first().map_or(Protocol::Delta, |door| door.entry.protocol)
 }
 
 async fn storm(stage: &Stage<'_>) -> Result<Phase> {
@@ -197,6 +258,7 @@ async fn storm(stage: &Stage<'_>) -> Result<Phase> {
     phase.spreads.insert("first_live_ms", live);
     phase.spreads.insert("full_ack_ms", full);
     phase.figures.insert("last_full_ack_s", full.max / 1e3);
+    phase.figures.insert("waits_in_vain", phase.fleet.stalls as f64);
     phase
         .figures
         .insert("kb_per_proxy_sent", phase.fleet.bytes as f64 / 1e3 / fleet.proxies.len().max(1) as f64);
@@ -208,10 +270,13 @@ async fn storm(stage: &Stage<'_>) -> Result<Phase> {
 /// leaves first: a proxy that is there twice would be taken for one that has moved.
 async fn verify(stage: &Stage<'_>) -> Result<Verified> {
     let settings = stage.settings;
+    federation::level(&stage.target, settings.deadline).await?;
+    stage.settle("the last change", |_| true).await?;
     stage.fleet.disconnect();
-    let (target, entry) = attach(settings, stage.graph, true).await?;
+    let (target, doors) = attach(settings, stage.graph, true).await?;
     target.api.put_all(stage.target.api.written()).await?;
-    let fresh = fleet(settings, stage.graph, &target, &entry);
+    federation::level(&target, settings.deadline).await?;
+    let fresh = fleet(settings, stage.graph, &doors);
     fresh.connect();
     fresh.settle("the fresh fleet", QUIET, settings.deadline, |fleet| fleet.is_complete(stage.graph)).await?;
     Ok(verify::compare(&stage.fleet, &fresh, |proxy| stage.spoilt.contains(&proxy)))

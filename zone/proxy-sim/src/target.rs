@@ -13,6 +13,7 @@ use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct Target {
     https: reqwest::Client,
     /// The process, when it was started here.
     pub launched: Option<Launched>,
+    /// The zones that follow it, when it is a global control plane.
+    pub zones: Vec<Launched>,
 }
 
 /// What a proxy needs to get in.
@@ -81,13 +84,25 @@ impl Target {
             .no_proxy()
             .build()?;
         let dial = Dial { address: socket, authority: authority.to_string(), tls };
-        Ok(Target { api: Api::new(&address.api)?, dial, address, https, launched })
+        Ok(Target { api: Api::new(&address.api)?, dial, address, https, launched, zones: Vec::new() })
     }
 
-    /// What the control plane's process has used; nothing when it is not known which that is.
+    /// What the control plane's processes have used; nothing when it is not known which those are.
     pub fn usage(&self) -> Option<Usage> {
         let pid = self.launched.as_ref().map(Launched::pid).or(self.address.pid)?;
-        Usage::of(pid).ok()
+        let all = std::iter::once(pid).chain(self.zones.iter().map(Launched::pid));
+        all.map(|pid| Usage::of(pid).ok()).sum()
+    }
+
+    /// How often it has made the configuration of a proxy, as it says itself; nothing when it does not say.
+    pub async fn generations(&self) -> Result<Option<f64>> {
+        let Some(url) = self.launched.as_ref().and_then(Launched::metrics) else { return Ok(None) };
+        let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
+        let text = http.get(&url).send().await?.error_for_status()?.text().await?;
+        let line = text.lines().find_map(|line| line.strip_prefix("weft_zone_assemble_seconds_count "));
+        let count =
+            line.with_context(|| format!("{url} does not count the configurations that were made"))?;
+        Ok(Some(count.trim().parse().with_context(|| format!("{count:?} is no count"))?))
     }
 
     /// Gets tokens, and asks for a bootstrap as the agent of the first proxy.
@@ -150,17 +165,31 @@ impl Target {
     }
 }
 
+/// As much as is wanted of the answer to a write.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Answer {
+    revision: u64,
+}
+
 /// The REST API, and what was written to it.
 pub struct Api {
     base: String,
     http: reqwest::Client,
     written: Mutex<BTreeMap<String, Value>>,
+    /// The newest that an answer told of.
+    revision: AtomicU64,
 }
 
 impl Api {
-    fn new(base: &str) -> Result<Api> {
+    pub fn new(base: &str) -> Result<Api> {
         let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
-        Ok(Api { base: base.trim_end_matches('/').to_owned(), http, written: Mutex::default() })
+        Ok(Api {
+            base: base.trim_end_matches('/').to_owned(),
+            http,
+            written: Mutex::default(),
+            revision: AtomicU64::new(0),
+        })
     }
 
     /// The documents as they stand now, by path, so that a mesh comes before what is in it.
@@ -171,10 +200,22 @@ impl Api {
 
     pub async fn put(&self, document: &Document) -> Result<()> {
         let request = self.http.put(self.url(&document.path)).json(&document.body);
-        self.send(request, &document.path).await?;
+        let answer = self.send(request, &document.path).await?;
+        self.note(&answer);
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.insert(document.path.clone(), document.body.clone());
         Ok(())
+    }
+
+    /// Keeps the revision that the answer to a write tells of, if it does.
+    fn note(&self, answer: &str) {
+        let answer: Answer = serde_json::from_str(answer).unwrap_or_default();
+        self.revision.fetch_max(answer.revision, Relaxed);
+    }
+
+    /// The newest revision that a document was written with; 0 of a control plane without any.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Relaxed)
     }
 
     /// Writes many, several at once.
@@ -189,7 +230,8 @@ impl Api {
     }
 
     pub async fn delete(&self, path: &str) -> Result<()> {
-        self.send(self.http.delete(self.url(path)), path).await?;
+        let answer = self.send(self.http.delete(self.url(path)), path).await?;
+        self.note(&answer);
         self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
         Ok(())
     }
@@ -200,8 +242,17 @@ impl Api {
     }
 
     async fn token(&self, claims: Value) -> Result<Arc<str>> {
-        let path = "/tokens/dataplane";
-        Ok(self.send(self.http.post(self.url(path)).json(&claims), path).await?.trim().into())
+        self.token_of("dataplane", claims).await
+    }
+
+    /// The token with which a zone follows.
+    pub async fn zone_token(&self, zone: &str) -> Result<Arc<str>> {
+        self.token_of("zone", json!({"zone": zone, "scope": ["cp"], "validFor": "24h"})).await
+    }
+
+    async fn token_of(&self, whose: &str, claims: Value) -> Result<Arc<str>> {
+        let path = format!("/tokens/{whose}");
+        Ok(self.send(self.http.post(self.url(&path)).json(&claims), &path).await?.trim().into())
     }
 
     fn url(&self, path: &str) -> String {

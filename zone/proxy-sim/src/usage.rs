@@ -26,6 +26,16 @@ impl Usage {
     }
 }
 
+impl std::iter::Sum for Usage {
+    fn sum<I: Iterator<Item = Usage>>(all: I) -> Usage {
+        all.fold(Usage::default(), |sum, one| Usage {
+            cpu_s: sum.cpu_s + one.cpu_s,
+            rss_kb: sum.rss_kb + one.rss_kb,
+            peak_kb: sum.peak_kb + one.peak_kb,
+        })
+    }
+}
+
 /// The kernel's `USER_HZ`, which is 100 on every platform that this runs on.
 const TICKS: f64 = 100.0;
 

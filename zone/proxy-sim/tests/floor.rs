@@ -28,6 +28,7 @@ fn settings(address: Address, protocol: Protocol, scenarios: &[Scenario]) -> Set
     Settings {
         scenarios: scenarios.to_vec(),
         launch: None,
+        federation: None,
         address: address.clone(),
         verify_against: Some(Fresh::At(address)),
         shape: shape(),
@@ -35,8 +36,12 @@ fn settings(address: Address, protocol: Protocol, scenarios: &[Scenario]) -> Set
         protocol: Some(protocol),
         register: Register::Metadata,
         duration: Duration::from_millis(500),
+        rest: Duration::from_millis(500),
         rates: vec![20.0],
         rounds: 3,
+        permissions: 20,
+        routes: 10,
+        replicas: 5,
         deadline: Duration::from_secs(30),
         extensions: 3,
         keep_bodies: true,
@@ -105,6 +110,19 @@ async fn state_of_the_world_reaches_the_same() {
     let report = run(Protocol::Sotw, &[Scenario::Storm]).await;
     assert_eq!(report.holdings["rds"].resources_per_proxy, 2.0);
     assert!(report.verified.as_ref().unwrap().is_good(), "{}", report.table());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_reaches_its_clients_and_nobody_else() {
+    let report = run(Protocol::Delta, &[Scenario::Rollout, Scenario::Crowd]).await;
+    let rollout = phase(&report, "rollout");
+    // Two services of four instances; five replicas, of each of which one comes and one goes.
+    assert_eq!((rollout.figures["clients"], rollout.spreads["stale_ms"].count), (8.0, 40));
+    assert_eq!((rollout.figures["pushes_to_others"], rollout.figures["pushes_per_client"]), (0.0, 10.0));
+    assert!(rollout.figures["stale_endpoint_seconds"] > 0.0);
+    for phase in ["a permission", "a route"].map(|what| phase(&report, &format!("{what} in the crowd"))) {
+        assert_eq!(phase.figures["proxies_changed"], 4.0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,21 +1,22 @@
 //! The aggregated discovery service: reads who is there, lets him in or not, and hands the stream to an actor.
 //!
 //! Responses are copied from chunks that were encoded once, and nothing is kept of a message that went by (see [`wire`]), so
-//! the service is mounted by hand instead of being generated. State-of-the-world ADS is not served: the bootstrap says delta.
+//! the service is mounted by hand instead of being generated. The bootstrap says delta; state-of-the-world ADS is for whoever
+//! speaks nothing else (see [`whole`]).
+mod resumption;
+mod whole;
 mod wire;
 
 use crate::catalogs::Catalogs;
 use crate::metrics::ByReason;
-use crate::proxies::admission::{self, Credential, Introduction};
-use crate::proxies::{OUTBOX, Shared};
-use crate::proxies::{Parts, Proxies};
+use crate::proxies::admission::{self, Credential, Introduction, Tokens};
+use crate::proxies::turns::Worker;
+use crate::proxies::{OUTBOX, Parts, Proxies, Shared};
 use crate::world::World;
-use actix::ArbiterHandle;
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::response::Response;
 use axum::routing::post;
+pub use resumption::resumable;
 use shared_catalog::{Expected, Outcome};
 use shared_model::{Resource, Revision};
 use std::net::SocketAddr;
@@ -25,7 +26,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
-pub use wire::Requests;
+use wire::{Hearing, Responses, Telling};
+pub use wire::{Outgoing, Requests};
 use zone_index::ProxyId;
 use zone_store::ZoneStore;
 
@@ -45,37 +47,50 @@ pub const STARTS: usize = 64;
 pub struct Ads {
     pub zone: String,
     pub catalogs: Catalogs,
+    pub tokens: Arc<Tokens>,
     pub store: Arc<dyn ZoneStore>,
     pub proxies: Arc<Proxies>,
     pub shared: Arc<Shared>,
-    pub arbiters: Vec<ArbiterHandle>,
-    pub next_arbiter: AtomicUsize,
+    pub workers: Vec<Worker>,
+    pub next_worker: AtomicUsize,
     /// Turns to start.
     pub starts: Arc<Semaphore>,
     /// True once the zone's state is loaded. An answer before that would take everything from a proxy.
     pub loaded: watch::Receiver<bool>,
 }
 
+/// The two forms of the protocol.
+#[derive(Clone, Copy, Debug)]
+enum Protocol {
+    Delta,
+    Whole,
+}
+
 /// The gRPC routes.
 pub fn router(ads: Arc<Ads>) -> Router {
-    Router::new().route(DELTA, post(delta)).route(STREAM, post(state_of_the_world)).with_state(ads)
+    let serve = |protocol| {
+        post(async move |State(ads): State<Arc<Ads>>, request: Request| {
+            match ads.open(request, protocol).await {
+                Ok(responses) => responses.into_http(),
+                Err(status) => status.into_http(),
+            }
+        })
+    };
+    Router::new().route(DELTA, serve(Protocol::Delta)).route(STREAM, serve(Protocol::Whole)).with_state(ads)
 }
 
-async fn state_of_the_world() -> Response {
-    Status::unimplemented("state-of-the-world ADS is not served: use the bootstrap of this control plane, which says DELTA_GRPC")
-        .into_http::<tonic::body::Body>()
-        .map(Body::new)
-}
-
-async fn delta(State(ads): State<Arc<Ads>>, request: Request) -> Response {
-    match ads.open(request).await {
-        Ok(responses) => wire::answer(responses),
-        Err(status) => status.into_http(),
+impl Protocol {
+    /// The two ends of a stream whose responses go through `outbox`.
+    fn ends(self, outbox: &mpsc::Sender<Outgoing>) -> (Hearing, Telling) {
+        match self {
+            Protocol::Delta => (Hearing::Delta, Telling::Delta),
+            Protocol::Whole => {
+                let (hearing, telling) = whole::ends(outbox.clone());
+                (Hearing::Whole(hearing), Telling::Whole(telling))
+            }
+        }
     }
 }
-
-/// What a proxy is sent, and why the stream ended.
-type Outgoing = mpsc::Receiver<Result<zone_xds::Response, Status>>;
 
 /// Why a stream is not let in; the reason is told to the peer, logged and counted.
 struct Turned {
@@ -90,10 +105,10 @@ impl Turned {
 }
 
 impl Ads {
-    async fn open(&self, request: Request) -> Result<Outgoing, Status> {
+    async fn open(&self, request: Request, protocol: Protocol) -> Result<Responses, Status> {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
         let mut name = String::new();
-        self.admit(request, &mut name).await.map_err(|turned| {
+        self.admit(request, protocol, &mut name).await.map_err(|turned| {
             self.shared.metrics.streams_refused.get_or_create(&ByReason { reason: turned.why }).inc();
             let peer = peer.map(|peer| peer.to_string());
             tracing::warn!(
@@ -106,7 +121,12 @@ impl Ads {
         })
     }
 
-    async fn admit(&self, request: Request, name: &mut String) -> Result<Outgoing, Turned> {
+    async fn admit(
+        &self,
+        request: Request,
+        protocol: Protocol,
+        name: &mut String,
+    ) -> Result<Responses, Turned> {
         if !*self.loaded.borrow() {
             let reason = format!("zone {} has not loaded its state yet, try again later", self.zone);
             return Err(Turned::away("not_loaded", Status::unavailable(reason)));
@@ -114,7 +134,9 @@ impl Ads {
         let (head, body) = request.into_parts();
         let token = credential(&MetadataMap::from_headers(head.headers));
         let token = token.map_err(|status| Turned::away("token", status))?;
-        let mut requests = Requests::new(body);
+        let (outbox, responses) = mpsc::channel(OUTBOX);
+        let (hearing, telling) = protocol.ends(&outbox);
+        let mut requests = Requests::new(body, hearing);
         let silent = || Turned::away("silent", Status::deadline_exceeded("nothing was said on the stream"));
         let first = tokio::time::timeout(FIRST_WORD, requests.message()).await.map_err(|_| silent())?;
         let mut first = first.map_err(|status| Turned::away("broken", status))?.ok_or_else(silent)?;
@@ -138,7 +160,7 @@ impl Ads {
             );
             return Err(Turned::away("dataplane", Status::not_found(reason)));
         }
-        let credential = Credential::check(&token, &id, &described, &self.catalogs)
+        let credential = Credential::check(&token, &id, &described, &self.tokens)
             .map_err(|reason| Turned::away("token", Status::unauthenticated(reason)))?;
         tokio::time::sleep(self.proxies.wait_of(&id)).await;
         let _arrival = self.proxies.arrive(&id).await;
@@ -147,18 +169,22 @@ impl Ads {
         }
         // Nobody closes it.
         let turn = self.starts.clone().acquire_owned().await.ok();
-        let (outbox, responses) = mpsc::channel(OUTBOX);
         let stream = uuid::Uuid::new_v4().to_string();
         let shared = self.shared.clone();
         let parts = Parts { id, stream, metadata, first, requests, outbox, credential, turn, shared };
-        let arbiter = self.next_arbiter.fetch_add(1, Ordering::Relaxed) % self.arbiters.len();
-        self.proxies.connect(&self.arbiters[arbiter], parts);
-        Ok(responses)
+        let worker = self.next_worker.fetch_add(1, Ordering::Relaxed) % self.workers.len();
+        self.proxies.connect(&self.workers[worker], parts);
+        Ok(Responses::new(responses, telling))
     }
 
-    /// Stores the Dataplane that the proxy brings, and waits until the index has read it.
+    /// Stores the Dataplane that the proxy brings, unless it is there as it is, and waits until the index has read it.
+    /// The proxy has arrived: nobody removes it meanwhile.
     async fn register(&self, id: &ProxyId, resource: Resource) -> Result<(), Status> {
-        let outcome = self.store.put(resource, Expected::Any).await;
+        let stored = self.catalogs.owned().get(&id.key()).cloned();
+        let outcome = match stored.filter(|stored| stored.same_content(&resource)) {
+            Some(stored) => Ok(Outcome::Unchanged { revision: stored.revision }),
+            None => self.store.put(resource, Expected::Any).await,
+        };
         let revision = match outcome {
             Ok(Outcome::Refused(refusal)) => {
                 return Err(Status::failed_precondition(format!("{id}: {refusal}")));

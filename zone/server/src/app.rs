@@ -10,7 +10,9 @@ use crate::home::Home;
 use crate::insights::Insights;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
+use crate::proxies::admission::Tokens;
 use crate::proxies::departures::Departures;
+use crate::proxies::turns::Worker;
 use crate::proxies::{Proxies, Shared};
 use crate::uplink::{self, Feeds, LinkState, Replica, Target};
 use crate::verify::Oracle;
@@ -121,13 +123,14 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
 
     let replica = match target(&config, &instance) {
         Some(target) => {
-            target.read()?;
+            target.check()?;
             Some(uplink::start(&home, target, shutdown.clone()).await?)
         }
         None => None,
     };
     let meshes = if replica.is_some() { Meshes::Elsewhere } else { Meshes::Here };
     let store: Arc<dyn ZoneStore> = Arc::new(Embedded::open(&home.store(), seal.clone(), meshes).await?);
+    let zone_id = uplink::zone_id(&*store, config.zone_id.as_deref()).await?;
     if replica.is_none() && store.catalog().borrow().revision() == Revision(0) {
         let mesh = Resource::new(kind::MESH, "", "default", json!({}));
         store.put(mesh, Expected::Absent).await?;
@@ -153,6 +156,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
     let link = replica
         .as_ref()
         .map_or_else(|| watch::channel(LinkState::default()).1, |replica| replica.link.clone());
+    let issuer = replica.as_ref().map(|replica| replica.issuer.clone());
     let (loaded, is_loaded) = watch::channel(false);
 
     let backend = Arc::new(ZoneBackend {
@@ -165,6 +169,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
         metrics: metrics.clone(),
         signer: Signer::new(seal),
         link: link.clone(),
+        issuer,
         config: serde_json::to_value(&config)?,
     });
     if replica.is_none() && !home.admin_token().exists() {
@@ -187,11 +192,12 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
     let ads = Arc::new(Ads {
         zone: config.zone.clone(),
         catalogs: catalogs.clone(),
+        tokens: Tokens::new(catalogs.clone()),
         store: store.clone(),
         proxies: proxies.clone(),
         shared,
-        arbiters: arbiters.iter().map(Arbiter::handle).collect(),
-        next_arbiter: AtomicUsize::new(0),
+        workers: arbiters.iter().map(|arbiter| Worker::start(arbiter.handle())).collect(),
+        next_worker: AtomicUsize::new(0),
         starts: Arc::new(Semaphore::new(ads::STARTS)),
         loaded: is_loaded.clone(),
     });
@@ -246,7 +252,8 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
         }
         Some(Replica { link, feeds, failed, thread: handle, .. }) => {
             // The thread is gone only when its disk has failed, which it has told.
-            let _ = feeds.send(Feeds { catalogs, world: world.clone(), progress, insights, metrics });
+            let _ =
+                feeds.send(Feeds { zone_id, catalogs, world: world.clone(), progress, insights, metrics });
             thread = Some(handle);
             tasks.spawn(load(home, world, link, loaded, ready.clone(), shutdown.clone()));
             let stop = shutdown.clone();
@@ -261,7 +268,8 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Runnin
     }
 
     let xds_router: Router = ads::router(ads).merge(bootstrap::router(bootstrap));
-    tasks.spawn(serve::https(xds_listener, cert.server_config()?, xds_router, shutdown.clone()));
+    let xds_tls = ads::resumable(&*cert.server_config()?)?;
+    tasks.spawn(serve::https(xds_listener, xds_tls, xds_router, shutdown.clone()));
     let loopback = shared_api::router(backend.clone(), Door::Loopback);
     tasks.spawn(serve::http(api_listener, loopback, shutdown.clone()));
     if let Some(listener) = https_listener {
@@ -315,6 +323,7 @@ fn target(config: &Config, instance: &str) -> Option<Target> {
         instance: instance.to_owned(),
         seeds: config.seeds(),
         members_file: config.data_dir.join("global-members.json"),
+        certificate_file: config.data_dir.join("link-certificate.json"),
         ca_file: config.global_ca_file.clone()?,
         token_file: config.zone_token_file.clone()?,
     })

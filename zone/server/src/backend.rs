@@ -4,13 +4,16 @@ use crate::insights::Insights;
 use crate::inspect;
 use crate::metrics::{ByAnswer, Metrics};
 use crate::progress::{Progress, Source};
-use crate::uplink::LinkState;
+use crate::uplink::{Issuer, LinkState};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use shared_api::signing::Signer;
-use shared_api::{About, Backend, Mode, ProxyRefusal, Refused, RevisionStatus, TokenRequest, ZoneStatus};
-use shared_catalog::{Expected, Outcome};
+use shared_api::{
+    About, Author, Backend, Mode, ProxyRefusal, Refused, RevisionStatus, TokenRequest, WantedToken,
+    ZoneStatus,
+};
+use shared_catalog::{Catalog, Expected, Outcome};
 use shared_identity::names::Purpose;
 use shared_identity::token::VerificationKeys;
 use shared_model::{Kind, Resource, ResourceKey, Revision};
@@ -29,6 +32,8 @@ pub struct ZoneBackend {
     pub metrics: Metrics,
     pub signer: Signer,
     pub link: watch::Receiver<LinkState>,
+    /// Who is asked for tokens; absent in a zone that stands alone.
+    pub issuer: Option<Issuer>,
     pub config: Value,
 }
 
@@ -58,7 +63,7 @@ impl Backend for ZoneBackend {
         self.catalogs.owned().revision()
     }
 
-    async fn put(&self, resource: Resource, expected: Expected) -> Result<Outcome, Refused> {
+    async fn put(&self, resource: Resource, expected: Expected, _: &Author) -> Result<Outcome, Refused> {
         // In a federated zone the store does not know the meshes: they are global's.
         if !resource.mesh.is_empty() && !self.catalogs.has_mesh(&resource.mesh) {
             return Err(Refused::invalid("mesh", format!("mesh {:?} does not exist", resource.mesh)));
@@ -66,8 +71,13 @@ impl Backend for ZoneBackend {
         self.store.put(resource, expected).await.map_err(|error| Refused::Unavailable(error.to_string()))
     }
 
-    async fn delete(&self, key: ResourceKey, expected: Expected) -> Result<Outcome, Refused> {
+    async fn delete(&self, key: ResourceKey, expected: Expected, _: &Author) -> Result<Outcome, Refused> {
         self.store.delete(key, expected).await.map_err(|error| Refused::Unavailable(error.to_string()))
+    }
+
+    /// A federated zone tells of global's past, a standalone one of its own.
+    fn catalog(&self) -> Option<Arc<Catalog>> {
+        Some(if self.catalogs.is_federated() { self.catalogs.followed() } else { self.catalogs.owned() })
     }
 
     fn is_followed(&self, key: &ResourceKey) -> bool {
@@ -158,6 +168,13 @@ impl Backend for ZoneBackend {
             return Err(Refused::NotAllowed("a standalone zone needs no zone tokens".to_owned()));
         }
         self.signer.issue(self, request).await
+    }
+
+    async fn forward_token(&self, wanted: WantedToken) -> Result<http::Response<Bytes>, Refused> {
+        match &self.issuer {
+            Some(issuer) => issuer.ask(wanted).await,
+            None => Err(Refused::NotAllowed("this zone follows no global".to_owned())),
+        }
     }
 
     fn user_keys(&self) -> VerificationKeys {

@@ -28,6 +28,7 @@ use shared_model::{Resource, ResourceKey, Timestamp, kind, labels, strict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use zone_index::{AuthoritySpec, IdentitySpec, ProxyId};
 use zone_store::ZoneStore;
@@ -59,15 +60,20 @@ pub struct Certificates {
     /// One maker at a time, so that two first proxies of a mesh share an authority.
     authorities: tokio::sync::Mutex<BTreeMap<AuthoritySpec, Arc<Authority>>>,
     leaves: Mutex<Leaves>,
+    /// Identities whose leaf is being issued. Replicas that come together wait for one.
+    flights: Mutex<BTreeMap<IdentitySpec, Arc<tokio::sync::Mutex<()>>>>,
+    /// As many are issued at once as there are cores: more threads would only take them from each other.
+    issuing: Semaphore,
     /// Leaves on their way to the store.
     writes: TaskTracker,
 }
 
 impl Certificates {
     pub fn new(zone: &str, store: Arc<dyn ZoneStore>, metrics: Metrics) -> Certificates {
-        let (authorities, leaves) = Default::default();
+        let (authorities, leaves, flights) = Default::default();
+        let issuing = Semaphore::new(std::thread::available_parallelism().map_or(1, |cores| cores.get()));
         let writes = TaskTracker::new();
-        Certificates { zone: zone.to_owned(), store, metrics, authorities, leaves, writes }
+        Certificates { zone: zone.to_owned(), store, metrics, authorities, leaves, flights, issuing, writes }
     }
 
     /// Waits until all that was issued is in the store.
@@ -103,9 +109,22 @@ impl Certificates {
         if let Some(certificate) = self.cached(spec, holder) {
             return Ok(certificate);
         }
-        let certificate = self.issue(spec).await?;
-        self.keep(spec, certificate);
-        self.cached(spec, holder).context("the certificate has ended already")
+        let flight = lock(&self.flights).entry(spec.clone()).or_default().clone();
+        let turn = flight.lock().await;
+        let obtained = match self.cached(spec, holder) {
+            Some(certificate) => Ok(certificate),
+            None => self.issue(spec).await.and_then(|certificate| {
+                self.keep(spec, certificate);
+                self.cached(spec, holder).context("the certificate has ended already")
+            }),
+        };
+        drop(turn);
+        let mut flights = lock(&self.flights);
+        // The map's own, and this one.
+        if Arc::strong_count(&flight) <= 2 {
+            flights.remove(spec);
+        }
+        obtained
     }
 
     /// The stream has ended.
@@ -209,6 +228,8 @@ impl Certificates {
 
     async fn issue(&self, spec: &IdentitySpec) -> Result<Certificate> {
         let authority = self.authority(&spec.authority).await?;
+        // Nobody closes it.
+        let _turn = self.issuing.acquire().await.ok();
         let (uris, lifetime, now) = (spec.uris.clone(), spec.lifetime.0, shared_node::time::now());
         let issued =
             tokio::task::spawn_blocking(move || authority.issue_workload(&uris, now, lifetime)).await??;
@@ -243,8 +264,12 @@ impl Certificates {
     }
 
     fn lock(&self) -> MutexGuard<'_, Leaves> {
-        self.leaves.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.leaves)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// A MeshIdentity whose trust domain was changed has an authority of its own for each.

@@ -72,6 +72,9 @@ struct Run {
     /// The zone token, with the scope `cp`.
     #[arg(long, env = "WEFT_ZONE_TOKEN_FILE", value_name = "FILE")]
     zone_token_file: Option<PathBuf>,
+    /// The id of this zone, of a further replica with a store of its own [default: made at the first start]
+    #[arg(long, env = "WEFT_ZONE_ID", value_name = "ID")]
+    zone_id: Option<String>,
     /// Where proxies connect: bootstrap and xDS, TLS [default: 0.0.0.0:5678]
     #[arg(long, env = "WEFT_XDS_BIND", value_name = "ADDRESS")]
     xds_bind: Option<SocketAddr>,
@@ -114,6 +117,7 @@ impl Run {
         config.global = self.global.or(config.global);
         config.global_ca_file = self.global_ca_file.or(config.global_ca_file);
         config.zone_token_file = self.zone_token_file.or(config.zone_token_file);
+        config.zone_id = self.zone_id.or(config.zone_id);
         config.api_https_bind = self.api_https_bind.or(config.api_https_bind);
         config.tls_san.extend(self.tls_san);
         config.verify |= self.verify;

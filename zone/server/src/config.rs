@@ -20,9 +20,13 @@ pub struct Config {
     /// The authority that global's certificate is checked against.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub global_ca_file: Option<PathBuf>,
-    /// The zone token, with the scope `cp`.
+    /// The zone token, with the scope `cp`. It is traded for a certificate, and not read again while that is good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone_token_file: Option<PathBuf>,
+    /// The id of the zone, for a replica whose store is its own: the one that another replica has made. Absent: made at
+    /// the first start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone_id: Option<String>,
     /// Bootstrap and xDS for the proxies, TLS.
     pub xds_bind: SocketAddr,
     /// The REST API, plain HTTP: keep it on loopback, where the caller is an administrator.
@@ -50,6 +54,7 @@ impl Default for Config {
             global: None,
             global_ca_file: None,
             zone_token_file: None,
+            zone_id: None,
             xds_bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5678)),
             api_bind: loopback(5681),
             api_https_bind: None,
@@ -88,6 +93,10 @@ impl Config {
             !self.data_dir.as_os_str().is_empty(),
             "--data-dir is missing: where the zone keeps its state"
         );
+        if let Some(id) = &self.zone_id {
+            let good = (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+            ensure!(good, "--zone-id {id:?} is not up to 64 hexadecimal digits and '-'");
+        }
         match &self.global {
             Some(url) => {
                 ensure!(!self.seeds().is_empty(), "--global {url:?} is not of the form https://host:5685");

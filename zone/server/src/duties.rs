@@ -5,6 +5,7 @@
 use crate::catalogs::Catalogs;
 use crate::certificates::Certificates;
 use crate::proxies::Proxies;
+use crate::proxies::turns::Urgency;
 use crate::world::World;
 use futures::future::join_all;
 use shared_catalog::{Catalog, Change, Expected, Outcome};
@@ -172,7 +173,7 @@ pub async fn renew(certificates: Arc<Certificates>, proxies: Arc<Proxies>, shutd
         }
         let holders = certificates.renew_due(shared_node::time::now()).await;
         for proxy in proxies.handles(&holders) {
-            proxy.wake();
+            proxy.wake(Urgency::Expiry);
         }
     }
 }

@@ -1,13 +1,17 @@
-//! What leads from one state of a catalog to the next, cut into steps of one revision each, so that progress can be told
-//! per revision. Pure.
+//! What leads from one state of a catalog to the next, cut into steps, so that progress can be told per revision. Pure.
+//!
+//! A revision of a user is a step of its own. Proxies come and go by the hundred, each with a revision, and a step costs
+//! every client of a service that changes: those that wait together are one step, and who asks for the progress of one of
+//! them is told that of the step.
 use shared_catalog::{Catalog, Change};
-use shared_model::Revision;
+use shared_model::{Revision, kind, labels};
+use zone_index::GENERATED_BY;
 
 /// A reader that is further behind takes everything as one step: nobody watches that far back, and each step costs an
 /// epoch of its own.
 const STEPS_MAX: usize = 64;
 
-/// The changes that one revision made; of a step that stands for several, the newest.
+/// The changes that one revision made, or several; the revision is the newest of them.
 #[derive(Debug, PartialEq)]
 pub struct Step {
     pub revision: Revision,
@@ -27,9 +31,16 @@ pub fn steps(before: &Catalog, after: &Catalog) -> Vec<Step> {
     };
     let mut steps: Vec<Step> = Vec::new();
     for change in changes {
-        match steps.last_mut().filter(|step| step.revision == change.revision()) {
-            Some(step) => step.changes.push(change),
-            None => steps.push(Step { revision: change.revision(), changes: vec![change] }),
+        let revision = change.revision();
+        let joins = |step: &&mut Step| {
+            step.revision == revision || step.changes.iter().chain([&change]).all(comes_with_proxies)
+        };
+        match steps.last_mut().filter(joins) {
+            Some(step) => {
+                step.revision = revision;
+                step.changes.push(change);
+            }
+            None => steps.push(Step { revision, changes: vec![change] }),
         }
     }
     if steps.len() > STEPS_MAX {
@@ -37,6 +48,17 @@ pub fn steps(before: &Catalog, after: &Catalog) -> Vec<Step> {
         steps = vec![Step { revision: after.revision(), changes }];
     }
     steps
+}
+
+/// True for what is written because a proxy came, moved or left.
+fn comes_with_proxies(change: &Change) -> bool {
+    match change {
+        Change::Put(resource) if resource.kind == kind::MESH_SERVICE => {
+            resource.labels.get(labels::MANAGED_BY).is_some_and(|by| by == GENERATED_BY)
+        }
+        Change::Put(resource) => resource.kind == kind::DATAPLANE,
+        Change::Deleted { key, .. } => key.kind == kind::DATAPLANE,
+    }
 }
 
 /// For a reader that is too far behind for the feed: the difference of the two wholes. Both are complete states of one
@@ -87,6 +109,35 @@ mod tests {
         delete(&mut catalog, "a");
         assert_eq!(told(&before, &catalog), [(3, vec!["+c".into()]), (4, vec!["-a".into()])]);
         assert_eq!(told(&catalog, &catalog), []);
+    }
+
+    #[test]
+    fn proxies_that_wait_together_are_one_step_and_a_policy_between_them_its_own() {
+        let mut catalog = Catalog::new();
+        put(&mut catalog, "default", &[]);
+        let before = catalog.clone();
+        let mut write = |kind: &str, name: &str| {
+            let resource = Resource::new(kind, "default", name, serde_json::json!({}));
+            catalog.apply(&Command::put(&resource, Expected::Any, Timestamp::UNIX_EPOCH));
+        };
+        write(kind::DATAPLANE, "a");
+        write(kind::DATAPLANE, "b");
+        write("MeshTimeout", "slow");
+        write(kind::DATAPLANE, "c");
+        write(kind::MESH_SERVICE, "of-a-user");
+        let key = ResourceKey::new(kind::DATAPLANE, "default", "a");
+        catalog.apply(&Command::delete(key, Expected::Any, Timestamp::UNIX_EPOCH));
+        // The later word on a proxy is the only one.
+        let of = |revision, names: &[&str]| (revision, names.iter().map(|name| (*name).to_owned()).collect());
+        let expected =
+            [of(3, &["+b"]), of(4, &["+slow"]), of(5, &["+c"]), of(6, &["+of-a-user"]), of(7, &["-a"])];
+        assert_eq!(told(&before, &catalog), expected);
+        let before = catalog.clone();
+        for name in ["d", "e", "f"] {
+            let resource = Resource::new(kind::DATAPLANE, "default", name, serde_json::json!({}));
+            catalog.apply(&Command::put(&resource, Expected::Any, Timestamp::UNIX_EPOCH));
+        }
+        assert_eq!(told(&before, &catalog), [of(10, &["+d", "+e", "+f"])]);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! nothing here ever reaches the index or a disk.
 use serde_json::{Value, json};
 use shared_model::Timestamp;
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use zone_index::ProxyId;
 
@@ -25,8 +25,8 @@ struct Subscription {
     connected: Timestamp,
     disconnected: Option<Timestamp>,
     updated: Option<Timestamp>,
-    counts: BTreeMap<&'static str, Counts>,
-    version: Value,
+    counts: Vec<(&'static str, Counts)>,
+    version: Arc<str>,
 }
 
 /// The certificate that a proxy was given last.
@@ -41,16 +41,47 @@ struct Certificate {
 #[derive(Clone, Debug, Default)]
 struct Insight {
     subscriptions: VecDeque<Subscription>,
-    metadata: Value,
+    metadata: Option<Arc<str>>,
     certificate: Option<Certificate>,
     problems: Vec<String>,
     /// Counts up with each change, so that a reader sees what it has not sent yet.
     generation: u64,
 }
 
+/// Texts that many proxies say alike: each is kept once, as the JSON that it is.
+#[derive(Default)]
+struct Texts {
+    known: BTreeSet<Arc<str>>,
+    sweep_at: usize,
+}
+
+/// Below this many texts nothing is swept.
+const SWEPT_FROM: usize = 256;
+
+impl Texts {
+    fn of(&mut self, value: &Value) -> Arc<str> {
+        let text = value.to_string();
+        if let Some(known) = self.known.get(text.as_str()) {
+            return known.clone();
+        }
+        if self.known.len() >= self.sweep_at.max(SWEPT_FROM) {
+            self.known.retain(|text| Arc::strong_count(text) > 1);
+            self.sweep_at = self.known.len() * 2;
+        }
+        let text: Arc<str> = text.into();
+        self.known.insert(text.clone());
+        text
+    }
+}
+
+fn read(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
 /// The insights of all proxies of the zone.
 pub struct Insights {
     instance: String,
+    texts: Mutex<Texts>,
     proxies: Mutex<BTreeMap<ProxyId, Insight>>,
     changed: watch::Sender<u64>,
 }
@@ -58,7 +89,8 @@ pub struct Insights {
 impl Insights {
     /// `instance` names this run of the control plane.
     pub fn new(instance: &str) -> Insights {
-        Insights { instance: instance.to_owned(), proxies: Mutex::default(), changed: watch::Sender::new(0) }
+        let (texts, proxies) = Default::default();
+        Insights { instance: instance.to_owned(), texts, proxies, changed: watch::Sender::new(0) }
     }
 
     /// Counts up with every change of any insight.
@@ -67,19 +99,22 @@ impl Insights {
     }
 
     /// A stream was opened. Older ones that were not seen to end have ended.
-    pub fn connected(&self, proxy: &ProxyId, stream: &str, metadata: Value, now: Timestamp) {
+    pub fn connected(&self, proxy: &ProxyId, stream: &str, metadata: &Value, now: Timestamp) {
+        let mut texts = self.texts.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let version = texts.of(metadata.get("version").unwrap_or(&Value::Null));
+        let metadata = texts.of(metadata);
+        drop(texts);
         self.change(proxy, |insight| {
             for older in insight.subscriptions.iter_mut().filter(|older| older.disconnected.is_none()) {
                 older.disconnected = Some(now);
             }
-            let version = metadata.get("version").cloned().unwrap_or(Value::Null);
-            insight.metadata = metadata;
+            insight.metadata = Some(metadata);
             insight.subscriptions.push_back(Subscription {
                 id: stream.to_owned(),
                 connected: now,
                 disconnected: None,
                 updated: None,
-                counts: BTreeMap::new(),
+                counts: Vec::new(),
                 version,
             });
             while insight.subscriptions.len() > SUBSCRIPTIONS_KEPT {
@@ -106,6 +141,7 @@ impl Insights {
     ) {
         self.change(proxy, |insight| {
             if let Some(subscription) = insight.subscription(stream) {
+                subscription.counts.clear();
                 subscription.counts.extend(counts);
                 subscription.updated = Some(now);
             }
@@ -145,10 +181,15 @@ impl Insights {
     }
 
     fn change(&self, proxy: &ProxyId, change: impl FnOnce(&mut Insight)) {
+        let apply = |insight: &mut Insight| {
+            change(insight);
+            insight.generation += 1;
+        };
         let mut proxies = self.lock();
-        let insight = proxies.entry(proxy.clone()).or_default();
-        change(insight);
-        insight.generation += 1;
+        match proxies.get_mut(proxy) {
+            Some(insight) => apply(insight),
+            None => apply(proxies.entry(proxy.clone()).or_default()),
+        }
         drop(proxies);
         self.changed.send_modify(|changes| *changes += 1);
     }
@@ -165,7 +206,8 @@ impl Insight {
 
     fn json(&self, instance: &str) -> Value {
         let subscriptions: Vec<Value> = self.subscriptions.iter().map(|one| one.json(instance)).collect();
-        let mut out = json!({ "subscriptions": subscriptions, "metadata": self.metadata });
+        let mut out =
+            json!({ "subscriptions": subscriptions, "metadata": self.metadata.as_deref().map(read) });
         if let Some(certificate) = &self.certificate {
             out["mTLS"] = json!({
                 "certificateExpirationTime": time(certificate.expires),
@@ -192,14 +234,15 @@ impl Subscription {
                 "responsesRejected": counts.rejected.to_string(),
             })
         };
-        let total = self.counts.values().fold(Counts::default(), |sum, one| Counts {
+        let total = self.counts.iter().map(|(_, counts)| counts).fold(Counts::default(), |sum, one| Counts {
             sent: sum.sent + one.sent,
             acknowledged: sum.acknowledged + one.acknowledged,
             rejected: sum.rejected + one.rejected,
         });
         let mut status = json!({ "total": counts(total) });
         for name in ["cds", "eds", "lds", "rds"] {
-            status[name] = counts(self.counts.get(name).copied().unwrap_or_default());
+            let of_type = self.counts.iter().find(|(kind, _)| *kind == name);
+            status[name] = counts(of_type.map(|(_, counts)| *counts).unwrap_or_default());
         }
         if let Some(updated) = self.updated {
             status["lastUpdateTime"] = time(updated);
@@ -209,7 +252,7 @@ impl Subscription {
             "controlPlaneInstanceId": instance,
             "connectTime": time(self.connected),
             "status": status,
-            "version": self.version,
+            "version": read(&self.version),
         });
         if let Some(disconnected) = self.disconnected {
             out["disconnectTime"] = time(disconnected);
@@ -238,7 +281,7 @@ mod tests {
     fn a_new_stream_ends_the_older_one_and_few_are_kept() {
         let insights = Insights::new("cp-1");
         for i in 0..8 {
-            insights.connected(&proxy(), &format!("s{i}"), json!({"version": {"envoy": {}}}), at(i));
+            insights.connected(&proxy(), &format!("s{i}"), &json!({"version": {"envoy": {}}}), at(i));
         }
         let insight = insights.json(&proxy()).unwrap();
         let subscriptions = insight["subscriptions"].as_array().unwrap();
@@ -248,10 +291,28 @@ mod tests {
     }
 
     #[test]
+    fn what_proxies_say_alike_is_kept_once_and_shown_as_it_was() {
+        let insights = Insights::new("cp-1");
+        let metadata = json!({"version": {"kumaDp": {"version": "2.14.3"}}, "features": ["a", "b"]});
+        let ids: Vec<ProxyId> = (0..5).map(|i| ProxyId::new("default", format!("web-{i}"))).collect();
+        for id in &ids {
+            insights.connected(id, "s", &metadata, at(0));
+        }
+        assert_eq!(insights.texts.lock().unwrap().known.len(), 2);
+        let insight = insights.json(&ids[4]).unwrap();
+        assert_eq!(insight["metadata"], metadata);
+        assert_eq!(insight["subscriptions"][0]["version"], metadata["version"]);
+        for i in 0..10 * SWEPT_FROM {
+            insights.connected(&ids[0], "s", &json!({ "i": i }), at(0));
+        }
+        assert!(insights.texts.lock().unwrap().known.len() <= 2 * SWEPT_FROM);
+    }
+
+    #[test]
     fn every_change_shows_in_the_generation_and_counts_add_up() {
         let insights = Insights::new("cp-1");
         assert_eq!(insights.generation(&proxy()), 0);
-        insights.connected(&proxy(), "s", Value::Null, at(0));
+        insights.connected(&proxy(), "s", &Value::Null, at(0));
         let before = insights.generation(&proxy());
         let one = Counts { sent: 3, acknowledged: 2, rejected: 1 };
         insights.counted(&proxy(), "s", [("cds", one), ("sds", one)].into_iter(), at(1));

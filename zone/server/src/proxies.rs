@@ -3,6 +3,7 @@ mod actor;
 pub mod admission;
 pub mod departures;
 pub mod slot;
+pub mod turns;
 
 pub use actor::{OUTBOX, Parts, ProxyActor, Shared};
 
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{RwLock, RwLockWriteGuard, mpsc};
+use turns::{Urgency, Worker};
 use zone_index::ProxyId;
 use zone_xds::Encoded;
 
@@ -21,6 +23,8 @@ use zone_xds::Encoded;
 #[derive(Clone)]
 pub struct ProxyHandle {
     address: Addr<ProxyActor>,
+    /// Where it runs.
+    worker: Worker,
     /// What is newer than the actor has looked at.
     slot: Arc<Slot>,
 }
@@ -38,16 +42,18 @@ pub enum Wake {
 }
 
 impl ProxyHandle {
-    pub fn wake(&self) {
-        if self.slot.whole() {
-            self.address.do_send(Wake::Latest);
-        }
+    pub fn wake(&self, urgency: Urgency) {
+        self.call(self.slot.whole(urgency));
     }
 
     /// Other endpoints, and nothing else, are new in the epoch of this number.
     pub fn moved(&self, assignments: &[Arc<Encoded>], generation: u64) {
-        if self.slot.moved(assignments, generation) {
-            self.address.do_send(Wake::Latest);
+        self.call(self.slot.moved(assignments, generation));
+    }
+
+    fn call(&self, urgency: Option<Urgency>) {
+        if let Some(urgency) = urgency {
+            self.worker.call(urgency, self.address.clone());
         }
     }
 
@@ -128,14 +134,15 @@ impl Proxies {
     }
 
     /// Starts an actor for a stream and makes it the proxy's stream; an older one is ended.
-    pub fn connect(self: &Arc<Self>, arbiter: &ArbiterHandle, parts: Parts) -> ProxyHandle {
+    pub fn connect(self: &Arc<Self>, worker: &Worker, parts: Parts) -> ProxyHandle {
         let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
         let id = parts.id.clone();
         let slot = Arc::new(Slot::default());
         let stream = Connected { id: id.clone(), incarnation, proxies: self.clone() };
         let (news, this) = (slot.clone(), parts);
-        let address = ProxyActor::start_in_arbiter(arbiter, move |_| ProxyActor::new(this, stream, news));
-        let handle = ProxyHandle { address, slot };
+        let address =
+            ProxyActor::start_in_arbiter(worker.arbiter(), move |_| ProxyActor::new(this, stream, news));
+        let handle = ProxyHandle { address, worker: worker.clone(), slot };
         let mut connected = self.lock();
         let now = Instant::now();
         let takeovers =
@@ -162,7 +169,7 @@ impl Proxies {
             handle.end(shutting_down());
         }
         // It looks only once it is registered, so that no epoch falls between its look and its first wake.
-        handle.wake();
+        handle.wake(Urgency::Arrival);
         handle
     }
 

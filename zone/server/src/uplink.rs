@@ -8,20 +8,28 @@
 //!
 //! The zone dials every node of global, and dials again with growing, jittered pauses: whoever leads has a link already.
 //! The nodes tell where all of them are ([`roster`]); what the operator names is only where to begin. Without a link
-//! everything goes on from the disk.
+//! everything goes on from the disk. Global knows the zone by a certificate ([`credentials`]) that names it and the id of
+//! its store ([`zone_id()`]).
+mod credentials;
+mod issuer;
 mod link;
 mod replica;
 mod roster;
 mod submissions;
+mod zone_id;
 
+pub use issuer::Issuer;
 pub use replica::{Replica, start};
+pub use zone_id::zone_id;
 
 use crate::catalogs::Catalogs;
 use crate::insights::Insights;
+use crate::inventory::Tellings;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
 use crate::world::World;
 use anyhow::{Context as _, Result};
+use credentials::Credentials;
 use roster::Roster;
 use shared_model::{Revision, Timestamp};
 use shared_raft::Learner;
@@ -50,6 +58,8 @@ pub struct Target {
     pub seeds: Vec<String>,
     /// Where the addresses that global has told are kept.
     pub members_file: PathBuf,
+    /// Where the certificate is kept that global has given.
+    pub certificate_file: PathBuf,
     pub ca_file: PathBuf,
     pub token_file: PathBuf,
 }
@@ -71,6 +81,7 @@ pub struct LinkState {
 /// What the link carries upwards, and what it asks.
 #[derive(Clone)]
 pub struct Feeds {
+    pub zone_id: String,
     pub catalogs: Catalogs,
     pub world: watch::Receiver<World>,
     pub progress: Arc<Progress>,
@@ -83,7 +94,10 @@ struct Uplink {
     learner: Arc<Learner>,
     feeds: Feeds,
     state: watch::Sender<LinkState>,
+    credentials: Credentials,
     roster: watch::Sender<Roster>,
+    /// What each node of global has been told of the proxies.
+    told: Tellings,
     /// Since when no link is open.
     alone_since: Mutex<Option<Instant>>,
 }
@@ -116,6 +130,9 @@ impl Uplink {
         let mut roster = uplink.roster.subscribe();
         let mut dialled: BTreeSet<String> = BTreeSet::new();
         let mut tasks: JoinSet<String> = JoinSet::new();
+        let mut renewal = JoinSet::new();
+        let renewing = uplink.clone();
+        renewal.spawn(async move { renewing.renew().await });
         while !shutdown.is_cancelled() {
             roster.borrow_and_update();
             for url in uplink.wanted() {
@@ -139,6 +156,7 @@ impl Uplink {
             }
         }
         tasks.shutdown().await;
+        renewal.shutdown().await;
         uplink.is_down();
     }
 
@@ -149,17 +167,23 @@ impl Uplink {
         loop {
             self.feeds.metrics.link_dials.inc();
             let started = Instant::now();
-            let reason = match link::run(&self, &url).await {
-                Ok(()) => "global closed the link".to_owned(),
-                Err(error) => format!("{error:#}"),
+            let (reason, cause) = match link::run(&self, &url).await {
+                Ok(Ended::Renewed) if self.wanted().contains(&url) => {
+                    tracing::info!(global = url, "dialling again with the new certificate");
+                    continue;
+                }
+                Ok(_) => ("global closed the link".to_owned(), "it was closed".to_owned()),
+                Err(error) => (format!("{error:#}"), error.root_cause().to_string()),
             };
             // Said once: an operator need not read the same sentence each second.
-            if reason == told {
+            if cause == told {
                 tracing::debug!(global = url, reason, "no link to global");
+            } else if self.roster.borrow().first().is_some() {
+                tracing::warn!(global = url, reason, "no link to this node of global: another one is linked");
             } else {
                 tracing::warn!(global = url, reason, "no link to global: the zone goes on with what it has");
             }
-            told = reason;
+            told = cause;
             if started.elapsed() >= GOOD {
                 pause = PAUSE.0;
                 told.clear();
@@ -222,20 +246,39 @@ impl Uplink {
         let taken = self.roster.send_if_modified(|roster| roster.take(members));
         if taken {
             let text = self.roster.borrow().members_json();
-            tracing::info!(members = text, "where global is");
+            tracing::info!(nodes = self.roster.borrow().addresses(), "where global is");
             shared_node::file::write_public(&self.target.members_file, text.as_bytes())?;
         }
         Ok(())
     }
 }
 
+/// How a link ended by itself.
+enum Ended {
+    Closed,
+    /// The certificate that opened it nears its end, and there is a newer one.
+    Renewed,
+}
+
 impl Target {
-    /// Reads the CA and the token, so that a file which cannot be read is told at the start.
-    pub fn read(&self) -> Result<(String, String)> {
+    /// Reads what it takes to dial, so that a file which cannot be read is told at the start.
+    pub fn check(&self) -> Result<()> {
+        self.ca()?;
+        // Once the zone has a certificate, it needs its token no more.
+        if !self.certificate_file.exists() {
+            self.token()?;
+        }
+        Ok(())
+    }
+
+    fn ca(&self) -> Result<String> {
         let ca = shared_node::file::read(&self.ca_file, "the CA of global")?;
         shared_node::tls::roots(&ca)
             .with_context(|| format!("cannot use the CA of global in {}", self.ca_file.display()))?;
-        let token = shared_node::file::read(&self.token_file, "the zone token")?;
-        Ok((ca, token.trim().to_owned()))
+        Ok(ca)
+    }
+
+    fn token(&self) -> Result<String> {
+        Ok(shared_node::file::read(&self.token_file, "the zone token")?.trim().to_owned())
     }
 }

@@ -8,9 +8,11 @@
 //!                                            endpoints that have moved go with it, encoded once
 //! ```
 use crate::catalogs::Catalogs;
+use crate::drained;
 use crate::feed::{self, Step};
 use crate::metrics::{self, Metrics};
 use crate::progress::{Progress, Source};
+use crate::proxies::turns::Urgency;
 use crate::proxies::{Proxies, ProxyHandle};
 use crate::verify::Oracle;
 use crate::walks;
@@ -18,11 +20,16 @@ use shared_catalog::Catalog;
 use shared_model::Revision;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zone_index::{Change, Destination, Epoch, Index, ProxyId, Touched};
 use zone_xds::{Encoded, Manifests};
+
+/// A catching-up that took longer than the first is followed by a pause of the same length, at most the second: when
+/// hundreds of proxies come at once, those that come meanwhile are one step, and the index takes no more than half of a
+/// core from those who serve them. A change by itself never waits.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
 
 /// What the index has made of the catalogs, and how far it has read them.
 #[derive(Clone)]
@@ -84,7 +91,15 @@ impl Indexer {
                 () = shutdown.cancelled() => return,
                 open = self.catalogs.changed() => if !open { return },
             }
+            let started = Instant::now();
             self.catch_up();
+            let spent = started.elapsed();
+            if spent > PAUSE.0 {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(spent.min(PAUSE.1)) => {}
+                }
+            }
         }
     }
 
@@ -107,8 +122,12 @@ impl Indexer {
         let now = shared_node::time::now();
         let walk = walks::begin(step.revision, source);
         let _entered = walk.enter();
+        let changes = match source {
+            Source::Followed => drained::seen(step.changes, catalog),
+            Source::Owned => step.changes,
+        };
         let changes: Vec<Change> =
-            step.changes.into_iter().filter_map(|change| self.translate(source, change)).collect();
+            changes.into_iter().filter_map(|change| self.translate(source, change)).collect();
         let Touched { proxies: touched, moved } = self.index.apply(changes);
         let epoch = self.index.epoch();
         let generation = epoch.number();
@@ -152,7 +171,7 @@ impl Indexer {
             proxy.moved(&news, generation);
         }
         for (_, proxy) in all {
-            proxy.wake();
+            proxy.wake(Urgency::Rest);
         }
     }
 
@@ -162,7 +181,8 @@ impl Indexer {
             let catalogs = [(Followed, &*self.followed), (Owned, &*self.owned)];
             self.oracle.epoch(&self.index.epoch(), catalogs, |change| match change {
                 Change::Put(Owned, resource) => self.catalogs.counts_as_owned(resource),
-                Change::Put(..) | Change::Delete(..) => true,
+                Change::Put(Followed, resource) => !drained::is_hidden(resource, &self.followed),
+                Change::Delete(..) => true,
             });
         }
     }

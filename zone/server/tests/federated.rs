@@ -13,6 +13,8 @@ use shared_identity::names::Purpose;
 use shared_identity::token::{self, DataplaneClaims, SigningKey};
 use shared_model::core::Secret;
 use shared_model::{Resource, kind};
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 use tempfile::TempDir;
 use zone::{LDS, RDS, Zone, dataplane, within};
@@ -156,7 +158,8 @@ fn a_zone_follows_no_other_cluster_and_no_stranger() {
 
         let other = Global::start("cluster-2", 1).await;
         let zone = follow(dir, &other).await;
-        within("the zone hangs up", async || other.ended() > 1).await;
+        within("the zone has asked", async || other.enrolments().len() > 1).await;
+        assert_eq!(other.links(), 0, "what it says is not listened to");
         assert!(zone.is_ready().await, "it goes on with what it has");
         assert_eq!(zone.get("/").await.unwrap()["clusterId"], "cluster-1");
         let dir = zone.stop().await;
@@ -203,6 +206,73 @@ fn what_a_zone_owns_goes_with_its_mesh() {
             zone.get("/meshtimeouts").await.is_some_and(|list| list["total"] == 0)
         })
         .await;
+        zone.stop().await;
+    });
+}
+
+#[test]
+fn a_zone_trades_its_token_once_and_renews_its_certificate_while_it_runs() {
+    run(async {
+        let global = Global::start("cluster-1", 1).await;
+        global.set_lifetime(Duration::from_secs(4));
+        let zone = follow(tempfile::tempdir().unwrap(), &global).await;
+        within("the zone has dialled", async || global.links() > 0).await;
+        global.write(&mesh()).await;
+        within("the zone is ready", async || zone.is_ready().await).await;
+        let file = zone.path().join("link-certificate.json");
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        let first = std::fs::read(&file).unwrap();
+        assert_eq!(global.authorization(), "Bearer the-zone-token");
+
+        // The token is of no account from now on.
+        std::fs::remove_file(global.token_file()).unwrap();
+        within("the certificate is renewed", async || global.renewals() >= 2).await;
+        assert_ne!(std::fs::read(&file).unwrap(), first);
+        within("the link is opened with the newer one", async || global.links() >= 2).await;
+        global.set_lifetime(Duration::from_secs(3600));
+        let renewals = global.renewals();
+        within("one that lasts", async || global.renewals() > renewals).await;
+        let links = global.links();
+        within("the link is opened with that", async || global.links() > links).await;
+        let revision = global.write(&timeout("7s")).await;
+        within("the zone goes on", async || {
+            global
+                .heard(|said| matches!(said, Up::Beat(beat) if beat.revision == revision).then_some(()))
+                .is_some()
+        })
+        .await;
+        let ids: BTreeSet<String> = global.enrolments().into_iter().map(|said| said.zone_id).collect();
+        assert!(ids.len() == 1 && ids.first().is_some_and(|id| !id.is_empty()), "{ids:?}");
+
+        // Also across a restart: no token, the same id.
+        let links = global.links();
+        let zone = zone.restart().await;
+        within("the zone has dialled again", async || global.links() > links).await;
+        zone.stop().await;
+    });
+}
+
+#[test]
+fn a_zone_that_global_refuses_says_why_and_goes_on() {
+    run(async {
+        let global = Global::start("cluster-1", 1).await;
+        let zone = follow(tempfile::tempdir().unwrap(), &global).await;
+        within("the zone has dialled", async || global.links() > 0).await;
+        global.write(&mesh()).await;
+        within("the zone is ready", async || zone.is_ready().await).await;
+        let certificate = zone.path().join("link-certificate.json");
+        let dir = zone.stop().await;
+        // As after a rebind: what it has is refused, and it gets nothing new.
+        std::fs::remove_file(certificate).unwrap();
+        global.refuse(Some(tonic::Status::failed_precondition("run weftctl zone rebind east")));
+        let tried = global.enrolments().len();
+        let zone = follow(dir, &global).await;
+        within("it has tried", async || global.enrolments().len() >= tried + 2).await;
+        assert!(zone.is_ready().await, "it serves what it has");
+        global.refuse(None);
+        let links = global.links();
+        within("it is let in again", async || global.links() > links).await;
         zone.stop().await;
     });
 }

@@ -34,4 +34,4 @@ pub use assemble::assemble;
 pub use identity::Identity;
 pub use manifest::Manifests;
 pub use session::{Counters, Effect, Response, Session};
-pub use snapshot::{Encoded, Snapshot, Type, Version};
+pub use snapshot::{Encoded, Name, Snapshot, Type, Version};

@@ -11,7 +11,9 @@
 //! Inputs are compared by identity where the index shares them (the fronts of destinations, policies) and by value else.
 //! A result lives as long as a snapshot that has it.
 use crate::{
-    Identity, assemble, inbound,
+    Identity,
+    assemble::{self, Part, PartInputs, Parts, Terms, Workshop},
+    inbound,
     inbound::{Duty, Role},
     memo::{Made, Memo, Same},
     names, outbound,
@@ -20,13 +22,13 @@ use crate::{
     transport::{self, Transport},
 };
 use shared_model::Problem;
-use shared_policy::{Policy, kinds::tls::Parameters};
+use shared_policy::Policy;
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{Hash, Hasher},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
-use zone_index::{Destination, DestinationKey, Endpoint, Front, MtlsMode, OutboundView, ProxyView};
+use zone_index::{Destination, Endpoint, Front, MtlsMode, OutboundView, ProxyView};
 
 /// Below this many assignments nothing is swept.
 const SWEPT_FROM: usize = 256;
@@ -34,12 +36,9 @@ const SWEPT_FROM: usize = 256;
 /// All that from which the outbound side of a proxy follows.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Inputs {
-    mesh: String,
-    mtls: bool,
-    /// Present with a certificate and trust.
-    parameters: Option<Parameters>,
+    terms: Arc<Terms>,
     outbounds: Arc<Vec<OutboundView>>,
-    fronts: Vec<Same<Front>>,
+    fronts: Arc<[Same<Front>]>,
     policies: Vec<Same<Policy>>,
 }
 
@@ -58,8 +57,10 @@ impl Hash for Inputs {
 #[derive(Debug, Default)]
 pub(crate) struct Outwards {
     pub resources: Set,
-    /// The destinations whose clusters are there.
-    pub scope: Vec<DestinationKey>,
+    /// From which it was put together; while somebody holds them, other manifests find them.
+    pub parts: Vec<Arc<Made<PartInputs, Part>>>,
+    /// The destinations whose clusters are there, by their positions among the view's.
+    pub scope: Vec<usize>,
     /// Some cluster shows the proxy's certificate.
     pub shows_identity: bool,
     pub problems: Vec<Problem>,
@@ -71,11 +72,20 @@ pub(crate) type Manifest = Made<Inputs, Outwards>;
 #[derive(Debug, Default)]
 pub struct Manifests {
     outwards: Memo<Inputs, Outwards>,
+    parts: Parts,
     roles: Memo<Duty, Role>,
     assignments: Mutex<Assignments>,
     /// The bundle of each mesh, and the trust from which it was made.
     bundles: Mutex<BTreeMap<String, Bundle>>,
     pool: Pool,
+}
+
+/// Its parts stay at their addresses as long as this is here.
+#[derive(Debug)]
+struct Assignment {
+    front: Weak<Front>,
+    endpoints: Weak<Vec<Endpoint>>,
+    made: Arc<Encoded>,
 }
 
 type Trust = BTreeMap<String, Vec<String>>;
@@ -84,7 +94,7 @@ type Bundle = (Arc<Trust>, Arc<Encoded>);
 /// By the place of the endpoints, which stays theirs as long as they are here.
 #[derive(Debug, Default)]
 struct Assignments {
-    made: HashMap<usize, (Weak<Vec<Endpoint>>, Arc<Encoded>)>,
+    made: HashMap<usize, Assignment>,
     sweep_at: usize,
 }
 
@@ -102,29 +112,33 @@ impl Manifests {
                 format!("there is no {missing} yet: the proxy serves nobody in plain text"),
             ));
         }
-        let transport = parameters.as_ref().map(|parameters| Transport::new(&view.id.mesh, parameters));
+        let terms =
+            Arc::new(Terms { mesh: view.id.mesh.clone(), mtls: view.mtls != MtlsMode::Off, parameters });
+        let parameters = terms.parameters.as_ref();
+        let transport = parameters.map(|parameters| Transport::new(&view.id.mesh, parameters));
 
         let (mut own, mut roles) = (Set::default(), Vec::new());
         for inbound in view.inbounds.iter() {
-            if let Some(duty) = Duty::of(view, inbound, parameters.as_ref()) {
+            if let Some(duty) = Duty::of(view, inbound, parameters) {
                 let made = self.roles.get(duty, || inbound::role(view, inbound, transport.as_ref()));
                 inbound::finish(view, inbound, made.result().expect("it was made just now"), &mut own);
                 roles.push(made);
             }
         }
 
+        let fronts: Arc<[Same<Front>]> =
+            view.destinations.iter().map(|destination| Same(destination.front().clone())).collect();
+        let policies: Vec<_> = view.policies.about_destinations().cloned().map(Same).collect();
         let inputs = Inputs {
-            mesh: view.id.mesh.clone(),
-            mtls: view.mtls != MtlsMode::Off,
-            parameters: parameters.clone(),
+            terms: terms.clone(),
             outbounds: view.outbounds.clone(),
-            fronts: view.destinations.iter().map(|destination| Same(destination.front().clone())).collect(),
-            policies: view.policies.about_destinations().cloned().map(Same).collect(),
+            fronts,
+            policies: policies.clone(),
         };
         let manifest = self.outwards.get(inputs, || {
-            let mut outwards = assemble::outwards(view, transport.as_ref());
-            outwards.resources.intern(&self.pool);
-            outwards
+            let (transport, parts, pool) = (transport.as_ref(), &self.parts, &self.pool);
+            let terms = terms.clone();
+            Workshop { view, terms, policies: &policies, transport, parts, pool }.outwards()
         });
         let outwards = manifest.result().expect("it was made just now");
         problems.extend(outwards.problems.iter().cloned());
@@ -137,8 +151,7 @@ impl Manifests {
             own.put(self.bundle(view));
         }
         own.intern(&self.pool);
-        let reached = outwards.scope.iter().filter_map(|key| view.destinations.get(key));
-        let endpoints = self.assignments(reached);
+        let endpoints = self.assignments(assemble::reached(&manifest, view));
         let snapshot = Snapshot::new(manifest, roles, Arc::new(own), endpoints);
         let mut seen = Vec::new();
         problems.retain(|problem| {
@@ -177,16 +190,20 @@ impl Manifests {
 impl Assignments {
     fn of(&mut self, destination: &Destination) -> Arc<Encoded> {
         let place = Arc::as_ptr(&destination.endpoints) as usize;
-        let name = names::cluster(destination);
-        if let Some((_, made)) = self.made.get(&place).filter(|(_, made)| *made.name == *name) {
-            return made.clone();
+        let known =
+            self.made.get(&place).filter(|known| known.front.as_ptr() == Arc::as_ptr(destination.front()));
+        if let Some(known) = known {
+            return known.made.clone();
         }
         if self.made.len() >= self.sweep_at.max(SWEPT_FROM) {
-            self.made.retain(|_, (endpoints, _)| endpoints.strong_count() > 0);
+            self.made.retain(|_, known| known.endpoints.strong_count() > 0);
             self.sweep_at = self.made.len() * 2;
         }
+        let name = names::cluster(destination);
         let made = Arc::new(Encoded::of(&outbound::assignment(name, &destination.endpoints)));
-        self.made.insert(place, (Arc::downgrade(&destination.endpoints), made.clone()));
+        let (front, endpoints) =
+            (Arc::downgrade(destination.front()), Arc::downgrade(&destination.endpoints));
+        self.made.insert(place, Assignment { front, endpoints, made: made.clone() });
         made
     }
 }

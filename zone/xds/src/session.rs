@@ -30,9 +30,9 @@ mod response;
 pub use lane::Counters;
 pub use response::Response;
 
-use crate::snapshot::{Encoded, Snapshot, Type, Version};
+use crate::snapshot::{Encoded, Name, Snapshot, Type, Version};
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use lane::{Lane, Name, Removals, State};
+use lane::{Lane, Removals, State};
 use std::sync::Arc;
 
 /// A proxy that asks for more names of one type than this is not one of ours; each costs memory here. Together with the
@@ -166,7 +166,7 @@ impl Session {
     fn share_names(&mut self, snapshot: &Snapshot) {
         for kind in Type::ALL {
             let shared = |name: &Name| {
-                snapshot.get(kind, name).map_or_else(|| name.clone(), |known| known.name.clone())
+                snapshot.named(kind, name).map_or_else(|| name.clone(), |known| known.name.clone())
             };
             self.lane_mut(kind).share_names(shared);
         }

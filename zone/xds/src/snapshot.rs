@@ -2,6 +2,10 @@
 //!
 //! The version of a resource is a hash and no counter, so that every replica of a zone says the same of the same
 //! resource, and a proxy that reconnects to another one gets nothing again that it has.
+mod name;
+
+pub use name::Name;
+
 use crate::{
     inbound::{Duty, Role},
     manifest::Manifest,
@@ -19,7 +23,7 @@ use envoy_types::pb::envoy::{
 };
 use envoy_types::pb::google::protobuf::Any;
 use prost::{
-    Message, Name,
+    Message,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
 use std::{cmp::Ordering, fmt, sync::Arc};
@@ -84,7 +88,7 @@ impl fmt::Display for Type {
 ///
 /// Envoy tracks a resource under the outer name and creates it under the inner one, so the two must be equal: the
 /// outer one is always read from the message.
-pub trait Named: Message + Name {
+pub trait Named: Message + prost::Name {
     const TYPE: Type;
     fn resource_name(&self) -> &str;
 }
@@ -149,7 +153,7 @@ impl fmt::Display for Version {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Encoded {
     pub kind: Type,
-    pub name: Arc<str>,
+    pub name: Name,
     pub version: Version,
     /// The field `resources` of a response with one element: tag, length, and the discovery `Resource`.
     pub chunk: Bytes,
@@ -186,7 +190,7 @@ impl fmt::Debug for Encoded {
     }
 }
 
-/// Resources by type, sorted by name.
+/// Resources by type, in the order of their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Set {
     types: [Vec<Arc<Encoded>>; 5],
@@ -210,6 +214,10 @@ impl Set {
         self.types.iter().all(Vec::is_empty)
     }
 
+    pub fn into_iter(self) -> impl Iterator<Item = Arc<Encoded>> {
+        self.types.into_iter().flatten()
+    }
+
     /// Replaces each resource by the one that everybody shares.
     pub fn intern(&mut self, pool: &Pool) {
         for resource in self.types.iter_mut().flatten() {
@@ -219,8 +227,13 @@ impl Set {
     }
 }
 
-fn find<'a>(list: &'a [Arc<Encoded>], name: &str) -> Option<&'a Arc<Encoded>> {
-    let place = list.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
+fn find<'a>(list: &'a [Arc<Encoded>], name: &Name) -> Option<&'a Arc<Encoded>> {
+    let place = list.binary_search_by(|resource| resource.name.cmp(name)).ok()?;
+    list.get(place)
+}
+
+fn find_text<'a>(list: &'a [Arc<Encoded>], text: &str, hash: u64) -> Option<&'a Arc<Encoded>> {
+    let place = list.binary_search_by(|resource| resource.name.place(text, hash)).ok()?;
     list.get(place)
 }
 
@@ -292,17 +305,27 @@ impl Snapshot {
     }
 
     pub fn get(&self, kind: Type, name: &str) -> Option<&Arc<Encoded>> {
+        let hash = Name::hash_of(name);
+        match kind {
+            Type::Endpoint => find_text(&self.endpoints, name, hash),
+            _ => {
+                find_text(self.shared(kind), name, hash).or_else(|| find_text(self.own.of(kind), name, hash))
+            }
+        }
+    }
+
+    pub(crate) fn named(&self, kind: Type, name: &Name) -> Option<&Arc<Encoded>> {
         match kind {
             Type::Endpoint => find(&self.endpoints, name),
             _ => find(self.shared(kind), name).or_else(|| find(self.own.of(kind), name)),
         }
     }
 
-    pub fn names(&self, kind: Type) -> impl Iterator<Item = &Arc<str>> {
+    pub fn names(&self, kind: Type) -> impl Iterator<Item = &Name> {
         self.iter(kind).map(|resource| &resource.name)
     }
 
-    /// Sorted by name.
+    /// In the order of their names, which is not that of the alphabet.
     pub fn iter(&self, kind: Type) -> impl Iterator<Item = &Arc<Encoded>> {
         let (shared, own): (&[Arc<Encoded>], &[Arc<Encoded>]) = match kind {
             Type::Endpoint => (&self.endpoints, &[]),
@@ -342,14 +365,16 @@ impl Snapshot {
         found
     }
 
-    /// The resources as messages, for a person who looks at them; private keys are left out.
+    /// The resources as messages, sorted by name, for a person who looks at them.
     pub fn decode<M: Named + Default>(&self) -> Vec<M> {
         let body = |chunk: &Bytes| {
             let response = Chunks::decode(chunk.clone()).ok()?;
             let any = response.resources.into_iter().next()?.resource?;
             M::decode(any.value.as_slice()).ok()
         };
-        self.iter(M::TYPE).filter_map(|resource| body(&resource.chunk)).collect()
+        let mut resources: Vec<_> = self.iter(M::TYPE).collect();
+        resources.sort_by_key(|resource| resource.name.to_string());
+        resources.into_iter().filter_map(|resource| body(&resource.chunk)).collect()
     }
 }
 
@@ -361,7 +386,7 @@ impl PartialEq for Snapshot {
 
 impl Eq for Snapshot {}
 
-/// Two sorted lists as one; what is shared stands for both of one name.
+/// Two lists in the order of names as one; what is shared stands for both of one name.
 struct Merged<'a> {
     shared: &'a [Arc<Encoded>],
     own: &'a [Arc<Encoded>],
@@ -421,6 +446,7 @@ type Chunks = envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prost::Name as _;
 
     #[test]
     fn type_urls_are_those_of_the_messages() {

@@ -4,19 +4,26 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use shared_api::{
-    About, Backend, ClusterChange, ClusterNode, ClusterStatus, Mode, Refused, RevisionStatus, TokenRequest,
-    ZoneStatus, signing,
+    About, Author, Backend, ClusterChange, ClusterNode, ClusterStatus, Mode, Refused, RevisionStatus,
+    SealKeyStatus, TokenRequest, ZoneStatus,
+    backup::{self, Head},
+    signing,
 };
-use shared_catalog::{Catalog, Command, Expected, Outcome};
+use shared_catalog::{Catalog, Command, Expected, Outcome, Refusal};
 use shared_identity::{names::Purpose, seal::SealKey, token::VerificationKeys};
 use shared_model::{Kind, Resource, ResourceKey, Revision, Timestamp};
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 use tokio::sync::watch;
 
 pub struct Memory {
     pub catalog: Mutex<Catalog>,
     /// What the zones say of every revision.
     pub zones: Mutex<Vec<ZoneStatus>>,
+    /// No quorum answers.
+    pub lost: AtomicBool,
     ticks: watch::Sender<u64>,
     signer: signing::Signer,
 }
@@ -26,6 +33,7 @@ impl Memory {
         let memory = Memory {
             catalog: Mutex::default(),
             zones: Mutex::default(),
+            lost: AtomicBool::new(false),
             ticks: watch::Sender::new(0),
             signer: signing::Signer::new(SealKey::from_bytes([7; 32])),
         };
@@ -79,14 +87,68 @@ impl Backend for Memory {
         self.catalog().revision()
     }
 
-    async fn put(&self, resource: Resource, expected: Expected) -> Result<Outcome, Refused> {
-        let command = Command::put(&resource, expected, Timestamp::UNIX_EPOCH);
+    async fn put(&self, resource: Resource, expected: Expected, author: &Author) -> Result<Outcome, Refused> {
+        let command = author.sign(Command::put(&resource, expected, Timestamp::UNIX_EPOCH));
         Ok(self.catalog.lock().expect("a lock").apply(&command))
     }
 
-    async fn delete(&self, key: ResourceKey, expected: Expected) -> Result<Outcome, Refused> {
-        let command = Command::delete(key, expected, Timestamp::UNIX_EPOCH);
+    async fn delete(
+        &self,
+        key: ResourceKey,
+        expected: Expected,
+        author: &Author,
+    ) -> Result<Outcome, Refused> {
+        let command = author.sign(Command::delete(key, expected, Timestamp::UNIX_EPOCH));
         Ok(self.catalog.lock().expect("a lock").apply(&command))
+    }
+
+    async fn catch_up(&self, _writes: bool) -> Result<(), Refused> {
+        match self.lost.load(Ordering::Relaxed) {
+            true => Err(Refused::Unavailable("no quorum of the cluster's nodes answers".into())),
+            false => Ok(()),
+        }
+    }
+
+    async fn backup(&self) -> Result<Bytes, Refused> {
+        let head = Head {
+            cluster_id: "c1".into(),
+            epoch: String::new(),
+            revision: 0,
+            time: Timestamp::UNIX_EPOCH,
+            version: "0.1.0".into(),
+            term: 1,
+            index: 1,
+            resources: 0,
+            size: 0,
+            seal_key_id: "0123456789abcdef".into(),
+            ca: "PEM".into(),
+            sealed_ca_key: "00".into(),
+        };
+        Ok(backup::write(head, &self.catalog.lock().expect("a lock")).into())
+    }
+
+    async fn rebind_zone(&self, zone: &str, to: Option<&str>, author: &Author) -> Result<Outcome, Refused> {
+        let Some(stored) = self.get(&ResourceKey::new("Zone", "", zone)) else {
+            return Ok(Outcome::Refused(Refusal::NotFound));
+        };
+        let mut zone = Resource::clone(&stored);
+        zone.status = Some(to.map_or_else(|| json!({}), |to| json!({"zoneId": to})));
+        self.put(zone, Expected::Any, author).await
+    }
+
+    async fn accept_restore(&self, zone: &str, author: &Author) -> Result<Outcome, Refused> {
+        let epoch = Memory::catalog(self).epoch();
+        let command = Command::AcceptEpoch { zone: zone.to_owned(), epoch, at_ms: 0 };
+        Ok(self.catalog.lock().expect("a lock").apply(&author.sign(command)))
+    }
+
+    async fn rotate_seal_key(&self) -> Result<SealKeyStatus, Refused> {
+        let [nodes, missing] = ["cp-aaaa:5683", "cp-cccc:5683"].map(|node| vec![node.to_owned()]);
+        Ok(SealKeyStatus { key_id: "b".into(), replaces: "a".into(), resealed: 4, nodes, missing })
+    }
+
+    fn catalog(&self) -> Option<Arc<Catalog>> {
+        Some(Arc::new(self.catalog.lock().expect("a lock").clone()))
     }
 
     fn revision_status(&self, revision: Revision) -> Option<RevisionStatus> {
@@ -138,7 +200,12 @@ impl Backend for Memory {
             ..ClusterNode::default()
         };
         let nodes = vec![node("aaaa", "leader"), node("bbbb", "follower"), node("cccc", "does not answer")];
-        Ok(ClusterStatus { cluster_id: "c1".to_owned(), answered_by: "aaaa".repeat(4), nodes })
+        Ok(ClusterStatus {
+            cluster_id: "c1".to_owned(),
+            epoch: "1".to_owned(),
+            answered_by: "aaaa".repeat(4),
+            nodes,
+        })
     }
 
     async fn change_cluster(&self, change: ClusterChange) -> Result<(), Refused> {

@@ -369,7 +369,8 @@ async fn members_are_removed_and_the_last_voter_stays() {
     assert!(consensus.change(change::Kind::Remove(consensus.node_id())).await.is_err());
     assert_eq!(consensus.members().len(), 1);
     // Who is out has no say any more, whatever it still shows.
-    let forward = proto::peer::Forward { command: shared_raft::wire::encode(&put("out", 1)).into() };
+    let commands = vec![shared_raft::wire::encode(&put("out", 1)).into()];
+    let forward = proto::peer::Forward { commands };
     let kind = Some(proto::peer::request::Kind::Forward(forward));
     let request =
         Request { cluster_id: consensus.cluster_id(), from: one.id(), to: consensus.node_id(), kind };

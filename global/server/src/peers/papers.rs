@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const LIFETIME: Duration = Duration::from_secs(365 * DAY.as_secs());
-/// A certificate that ends sooner is made anew at the next start.
+/// A certificate that ends sooner is made anew.
 const RENEW_BEFORE: Duration = Duration::from_secs(120 * DAY.as_secs());
 
 /// Every node is reached under this name, beside its own: those who join know no other.

@@ -3,6 +3,7 @@ use super::{
     papers,
     token::{self, JoinToken},
 };
+use crate::rotation::Rotation;
 use anyhow::{Context as _, Result};
 use global_consensus::{Consensus, Error, new_node_id};
 use proto::peer::{
@@ -34,15 +35,15 @@ pub(super) fn ca_key_context(cluster_id: &str, node_id: u64) -> Vec<u8> {
 pub struct Porter {
     consensus: Consensus,
     authority: Authority,
-    seal: [u8; 32],
+    rotation: Arc<Rotation>,
 }
 
 #[derive(Clone)]
 pub struct PeerService(Arc<Porter>);
 
 impl Porter {
-    pub fn new(consensus: Consensus, authority: Authority, seal: [u8; 32]) -> Porter {
-        Porter { consensus, authority, seal }
+    pub fn new(consensus: Consensus, authority: Authority, rotation: Arc<Rotation>) -> Porter {
+        Porter { consensus, authority, rotation }
     }
 
     /// Makes a token for one node, good for a while, and forgets those that are not any more.
@@ -103,14 +104,14 @@ impl Porter {
             version = join.version,
             "a node was let in"
         );
-        let seal = SealKey::from_bytes(self.seal);
+        let seal = self.rotation.keys().current();
         let key = self.authority.key_pem();
         Ok(JoinReply {
             ca_pem: self.authority.cert_pem().to_owned(),
             chain_pem,
             wrapped_seal_key: token
                 .wrapping_key()
-                .seal(rand::random(), &seal_key_context(&cluster_id, node_id), &self.seal)
+                .seal(rand::random(), &seal_key_context(&cluster_id, node_id), seal.bytes())
                 .into(),
             sealed_ca_key: seal
                 .seal(rand::random(), &ca_key_context(&cluster_id, node_id), key.as_bytes())
@@ -155,6 +156,14 @@ impl Peers for PeerService {
                 Ok(reply) => reply::Kind::Join(reply),
                 Err(error) => reply::Kind::Failure(error.to_failure()),
             };
+            return Ok(Response::new(Reply { kind: Some(kind) }));
+        }
+        if let Some(request::Kind::SealKeys(asked)) =
+            request.kind.take_if(|kind| matches!(kind, request::Kind::SealKeys(_)))
+        {
+            consensus.check(from, &request).map_err(|error| Status::permission_denied(error.to_string()))?;
+            let answer = self.0.rotation.answer(from, asked).await;
+            let kind = answer.unwrap_or_else(|error| reply::Kind::Failure(error.to_failure()));
             return Ok(Response::new(Reply { kind: Some(kind) }));
         }
         Ok(Response::new(consensus.answer(from, request).await))

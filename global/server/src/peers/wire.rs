@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use proto::peer::{MESSAGE_MAX, Request, door_client::DoorClient, peers_client::PeersClient};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use shared_node::tls;
+use shared_node::tls::{self, Shown};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -25,22 +25,27 @@ const KEEPALIVE: Duration = Duration::from_millis(500);
 /// The way to all peers.
 #[derive(Default)]
 pub struct Wire {
-    tls: OnceLock<Arc<ClientConfig>>,
+    tls: OnceLock<(Arc<ClientConfig>, Arc<Shown>)>,
     /// By node and address: a node is reached under its own name only.
     channels: Mutex<BTreeMap<(u64, String), Channel>>,
 }
 
 impl Wire {
-    /// From now on this node can speak. A second call changes nothing.
-    pub fn set(&self, papers: &Papers) -> Result<()> {
-        let config = tls::mutual_client_config(&papers.ca_pem, &papers.chain_pem, &papers.key_pem)?;
-        // Papers change with a restart only.
-        let _ = self.tls.set(Arc::new(config));
-        Ok(())
+    /// From now on this node can speak, and shows these papers whenever it connects. Gives what it shows to be shown to
+    /// those who call, too. The CA of the first call is the one that counts.
+    pub fn set(&self, papers: &Papers) -> Result<Arc<Shown>> {
+        let Papers { ca_pem, chain_pem, key_pem } = papers;
+        if let Some((_, shown)) = self.tls.get() {
+            shown.replace(chain_pem, key_pem)?;
+            return Ok(shown.clone());
+        }
+        let shown = Shown::new(chain_pem, key_pem)?;
+        let config = Arc::new(tls::mutual_client_config(ca_pem, shown.clone())?);
+        Ok(self.tls.get_or_init(|| (config, shown)).1.clone())
     }
 
     fn channel(&self, node_id: u64, address: &str) -> Result<Channel, String> {
-        let tls = self.tls.get().ok_or("this node has no certificate yet")?;
+        let (tls, _) = self.tls.get().ok_or("this node has no certificate yet")?;
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(&(node_id, address.to_owned())) {
             return Ok(channel.clone());

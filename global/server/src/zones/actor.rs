@@ -3,9 +3,9 @@
 //! A panic in here ends this link alone. What it held is released by drop, so the zone shows as offline, dials again, and
 //! gets a new actor: that is the supervision, with the zone's own pause between attempts.
 use super::{
+    diverged::Diverged,
     handle::{Ask, Stop},
-    inventory::Update,
-    session::{BEAT_EVERY, Effect, Event, ZoneSession},
+    session::{Effect, Event, TICK_EVERY, ZoneSession},
     state::Connection,
     submission::{self, Admitted},
 };
@@ -37,14 +37,15 @@ const SUBMISSIONS: usize = 1_024;
 const TOGETHER: usize = 64;
 
 pub type Outbox = mpsc::Sender<Result<ToZone, Status>>;
-/// Says why the token that opened a link holds no more.
-pub type TokenCheck = Box<dyn FnMut() -> Result<(), String> + Send>;
+/// Says why a zone that has a link may have none any more.
+pub type Standing = Box<dyn FnMut() -> Result<(), String> + Send>;
 
 /// What an actor needs of its house.
 #[derive(Clone)]
 pub struct House {
     pub consensus: Consensus,
     pub metrics: Metrics,
+    pub diverged: Diverged,
 }
 
 /// What is handed over when a link opens.
@@ -54,7 +55,7 @@ pub struct Opened {
     pub outbox: Outbox,
     pub raft: mpsc::Receiver<RaftRequest>,
     pub attached: Attached,
-    pub token: TokenCheck,
+    pub standing: Standing,
 }
 
 /// What a link holds. Dropped in this order: whoever sees that the link is gone finds its replica free.
@@ -68,7 +69,7 @@ pub struct ZoneActor {
     session: ZoneSession,
     held: Arc<Held>,
     outbox: Outbox,
-    token: TokenCheck,
+    standing: Standing,
     asked: BTreeMap<u64, oneshot::Sender<CallReply>>,
     submissions: mpsc::Sender<Submit>,
 }
@@ -76,7 +77,7 @@ pub struct ZoneActor {
 impl ZoneActor {
     /// Builds the actor inside its arbiter and connects it to its streams.
     pub fn create(house: House, opened: Opened, ctx: &mut Context<Self>) -> ZoneActor {
-        let Opened { connection, inbound, outbox, raft, attached, token } = opened;
+        let Opened { connection, inbound, outbox, raft, attached, standing } = opened;
         let (submissions, waiting) = mpsc::channel(SUBMISSIONS);
         ctx.add_stream(inbound.map(FromStream));
         ctx.add_stream(ReceiverStream::new(raft));
@@ -86,7 +87,7 @@ impl ZoneActor {
             asked: BTreeMap::new(),
             house,
             outbox,
-            token,
+            standing,
             submissions,
         };
         let (house, zone, outbox) =
@@ -117,11 +118,11 @@ impl ZoneActor {
             }
             Effect::Inventory(message) => {
                 // Thousands of documents: read elsewhere, while this link waits and the others on this thread do not.
-                let zone = self.held.connection.zone().to_owned();
-                let read = tokio::task::spawn_blocking(move || Update::read(&zone, message)).into_actor(self);
-                ctx.wait(read.map(|update, actor, ctx| {
-                    let update = update.map_err(|panic| format!("its inventory cannot be read: {panic}"));
-                    if let Err(reason) = update.and_then(|update| actor.held.connection.inventory(update)) {
+                let feed = self.held.connection.feed().clone();
+                let taken = tokio::task::spawn_blocking(move || feed.take(message)).into_actor(self);
+                ctx.wait(taken.map(|taken, actor, ctx| {
+                    let taken = taken.map_err(|panic| format!("its inventory cannot be read: {panic}"));
+                    if let Err(reason) = taken.and_then(|taken| taken) {
                         actor.close(&reason, ctx);
                     }
                 }));
@@ -158,10 +159,10 @@ impl Actor for ZoneActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_interval(BEAT_EVERY, |actor, ctx| {
+        ctx.run_interval(TICK_EVERY, |actor, ctx| {
             let revision = actor.house.consensus.catalog().borrow().revision();
-            let token = (actor.token)();
-            actor.on(Event::Tick { revision, token }, ctx);
+            let standing = (actor.standing)();
+            actor.on(Event::Tick { revision, standing }, ctx);
         });
         let held = self.held.clone();
         let closed = async move { held.attached.closed().await };
@@ -229,6 +230,7 @@ async fn tell_members(consensus: Consensus, outbox: Outbox) {
 
 /// Stores what a zone submits: in its order where one resource is written twice, else many at once. Ends with its actor.
 async fn store(house: House, zone: String, mut waiting: mpsc::Receiver<Submit>, outbox: Outbox) {
+    let writer = format!("zone {zone}");
     let mut submits = Vec::with_capacity(TOGETHER);
     while waiting.recv_many(&mut submits, TOGETHER).await > 0 {
         let mut batch = Vec::new();
@@ -245,8 +247,12 @@ async fn store(house: House, zone: String, mut waiting: mpsc::Receiver<Submit>, 
             let admitted = submission::admit(&zone, &submit, &catalog);
             let now = shared_node::time::now();
             let (key, command) = match admitted {
-                Ok(Admitted::Put(resource)) => (resource.key(), Command::put(&resource, Expected::Any, now)),
-                Ok(Admitted::Delete(key)) => (key.clone(), Command::delete(key, Expected::Any, now)),
+                Ok(Admitted::Put(resource)) => {
+                    (resource.key(), Command::put(&resource, Expected::Any, now).by(&writer))
+                }
+                Ok(Admitted::Delete(key)) => {
+                    (key.clone(), Command::delete(key, Expected::Any, now).by(&writer))
+                }
                 Ok(Admitted::Nothing) => {
                     answer(&outbox, submit.id, Ok(catalog.revision())).await;
                     continue;

@@ -23,7 +23,6 @@ pub struct Insight {
 
 impl Insight {
     pub fn connected(&mut self, id: u64, zone_instance: &str, version: &str, now: Timestamp) {
-        self.end_open(now);
         let (zone_instance, version) = (zone_instance.to_owned(), version.to_owned());
         self.subscriptions.push_back(Subscription {
             id,
@@ -32,23 +31,24 @@ impl Insight {
             connected: now,
             disconnected: None,
         });
-        while self.subscriptions.len() > KEPT {
-            self.subscriptions.pop_front();
+        // Those that are open are shown, however many.
+        while self.subscriptions.len() > KEPT
+            && let Some(ended) = self.subscriptions.iter().position(|link| link.disconnected.is_some())
+        {
+            self.subscriptions.remove(ended);
         }
         self.heard = Some(now);
     }
 
-    pub fn disconnected(&mut self, now: Timestamp) {
-        self.end_open(now);
+    pub fn disconnected(&mut self, id: u64, now: Timestamp) {
+        let open = self.subscriptions.iter_mut().find(|link| link.id == id && link.disconnected.is_none());
+        if let Some(open) = open {
+            open.disconnected = Some(now);
+        }
     }
 
     pub fn heard(&mut self, now: Timestamp) {
         self.heard = Some(now);
-    }
-
-    /// When the last link ended, if none is open.
-    pub fn ended(&self) -> Option<Timestamp> {
-        self.subscriptions.back()?.disconnected
     }
 
     pub fn show(&self, global_instance: &str) -> Value {
@@ -72,12 +72,6 @@ impl Insight {
             shown["healthCheck"] = json!({"time": time(heard)});
         }
         shown
-    }
-
-    fn end_open(&mut self, now: Timestamp) {
-        for open in self.subscriptions.iter_mut().filter(|link| link.disconnected.is_none()) {
-            open.disconnected = Some(now);
-        }
     }
 }
 

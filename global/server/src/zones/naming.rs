@@ -4,7 +4,7 @@
 //! display name, zone and namespace, printed in 16 characters that make no words.
 use shared_model::{Resource, labels};
 
-const NAME_KEPT: usize = 236;
+pub const NAME_KEPT: usize = 236;
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// The name at global of a resource whose labels already tell its zone.

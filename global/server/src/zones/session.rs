@@ -5,7 +5,7 @@
 //!                                                                        Submit, Reply, Close
 //! ```
 //!
-//! A link is alive by what it carries: a zone that has not sent a beat for three seconds is gone, whatever TCP says.
+//! A link is alive by what it carries: a zone of which two beats did not come is gone, whatever TCP says.
 use proto::link::{
     Beat, Call, CallReply, FromZone, Inventory, RaftReply, RaftRequest, RevisionProgress, Submit, Submitted,
     from_zone, submit::Change, to_zone,
@@ -18,8 +18,10 @@ use std::{
 
 /// Both sides send a beat this often.
 pub const BEAT_EVERY: Duration = Duration::from_secs(1);
-/// A link without a beat for so long is closed.
-pub const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// How often a link looks at itself.
+pub const TICK_EVERY: Duration = Duration::from_millis(500);
+/// A link without a beat for so long is closed: two have not come, with some time for their way.
+pub const SILENCE_MAX: Duration = Duration::from_millis(2_500);
 /// Questions that may be open on one link.
 const CALLS_MAX: usize = 64;
 /// Messages that a zone may send between two of our beats. One that says everything anew sends some hundreds; all zones
@@ -45,10 +47,10 @@ pub struct Question {
 pub enum Event {
     Message(FromZone),
     Raft(RaftRequest),
-    /// Once each [`BEAT_EVERY`], with the revision of this side and what became of the zone's token.
+    /// Once each [`TICK_EVERY`], with the revision of this side and whether the zone may still be here.
     Tick {
         revision: Revision,
-        token: Result<(), String>,
+        standing: Result<(), String>,
     },
     Call(Question),
     /// Somebody else ends the link.
@@ -75,21 +77,23 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct ZoneSession {
     last_beat: Instant,
-    /// Since our last beat.
+    /// When this side has sent its last one.
+    beaten: Option<Instant>,
+    /// Since then.
     messages: u32,
     calls: BTreeMap<u64, Instant>,
 }
 
 impl ZoneSession {
     pub fn new(now: Instant) -> Self {
-        ZoneSession { last_beat: now, messages: 0, calls: BTreeMap::new() }
+        ZoneSession { last_beat: now, beaten: None, messages: 0, calls: BTreeMap::new() }
     }
 
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         match event {
             Event::Message(message) => self.message(message, now),
             Event::Raft(request) => vec![Effect::Send(to_zone::Kind::Raft(request))],
-            Event::Tick { revision, token } => self.tick(revision, token, now),
+            Event::Tick { revision, standing } => self.tick(revision, standing, now),
             Event::Call(question) => self.call(question, now),
             Event::Stop(reason) => vec![Effect::Close(reason)],
         }
@@ -128,16 +132,24 @@ impl ZoneSession {
         vec![effect]
     }
 
-    fn tick(&mut self, revision: Revision, token: Result<(), String>, now: Instant) -> Vec<Effect> {
-        if let Err(reason) = token {
-            return vec![Effect::Close(format!("the zone token holds no more: {reason}"))];
+    fn tick(&mut self, revision: Revision, standing: Result<(), String>, now: Instant) -> Vec<Effect> {
+        if let Err(reason) = standing {
+            return vec![Effect::Close(reason)];
         }
         let silence = now.saturating_duration_since(self.last_beat);
         if silence >= SILENCE_MAX {
             return vec![Effect::Close(format!("no beat for {:.1} s", silence.as_secs_f64()))];
         }
-        self.messages = 0;
-        let mut effects = vec![Effect::Send(to_zone::Kind::Beat(Beat { revision: revision.0 }))];
+        let mut effects = Vec::new();
+        // A tick that comes a little early is no reason to wait for the next.
+        if self
+            .beaten
+            .is_none_or(|beaten| now.saturating_duration_since(beaten) + TICK_EVERY / 2 >= BEAT_EVERY)
+        {
+            self.beaten = Some(now);
+            self.messages = 0;
+            effects.push(Effect::Send(to_zone::Kind::Beat(Beat { revision: revision.0 })));
+        }
         let late = self.calls.extract_if(.., |_, asked| now.saturating_duration_since(*asked) >= CALL_MAX);
         effects.extend(late.map(|(ticket, _)| refused(ticket, 504, "the zone did not answer in time")));
         effects
@@ -163,7 +175,7 @@ mod tests {
     use super::*;
 
     fn tick(session: &mut ZoneSession, now: Instant) -> Vec<Effect> {
-        session.on(Event::Tick { revision: Revision(7), token: Ok(()) }, now)
+        session.on(Event::Tick { revision: Revision(7), standing: Ok(()) }, now)
     }
 
     fn from_zone(kind: from_zone::Kind) -> Event {
@@ -180,21 +192,22 @@ mod tests {
         let start = Instant::now();
         let mut session = ZoneSession::new(start);
         let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(tick(&mut session, at(2_900)), [Effect::Send(to_zone::Kind::Beat(Beat { revision: 7 }))]);
-        session.on(from_zone(from_zone::Kind::Beat(Beat { revision: 5 })), at(2_950));
-        assert!(matches!(tick(&mut session, at(5_900))[..], [Effect::Send(_)]));
+        assert_eq!(tick(&mut session, at(2_400)), [Effect::Send(to_zone::Kind::Beat(Beat { revision: 7 }))]);
+        assert_eq!(tick(&mut session, at(2_449)), [], "a beat each second");
+        session.on(from_zone(from_zone::Kind::Beat(Beat { revision: 5 })), at(2_450));
+        assert!(matches!(tick(&mut session, at(4_900))[..], [Effect::Send(_)]));
         // Other messages are no sign of life: a stuck zone may still have some in its pipe.
-        session.on(from_zone(from_zone::Kind::Raft(RaftReply::default())), at(5_940));
-        assert!(matches!(tick(&mut session, at(5_950))[..], [Effect::Close(_)]));
+        session.on(from_zone(from_zone::Kind::Raft(RaftReply::default())), at(4_940));
+        assert!(matches!(tick(&mut session, at(4_950))[..], [Effect::Close(_)]));
     }
 
     #[test]
-    fn a_token_that_was_revoked_ends_the_link() {
+    fn a_zone_that_may_not_be_here_any_more_loses_its_link() {
         let start = Instant::now();
         let mut session = ZoneSession::new(start);
-        let event = Event::Tick { revision: Revision(7), token: Err("it was revoked".into()) };
+        let event = Event::Tick { revision: Revision(7), standing: Err("it was deleted".into()) };
         let effects = session.on(event, start);
-        assert_eq!(effects, [Effect::Close("the zone token holds no more: it was revoked".into())]);
+        assert_eq!(effects, [Effect::Close("it was deleted".into())]);
     }
 
     #[test]
@@ -225,16 +238,18 @@ mod tests {
         let start = Instant::now();
         let mut session = ZoneSession::new(start);
         let beat = || from_zone(from_zone::Kind::Beat(Beat { revision: 1 }));
+        let mut now = start;
         for _ in 0..3 {
             for _ in 0..MESSAGES_MAX {
-                assert!(matches!(session.on(beat(), start)[..], [Effect::Heard(_)]));
+                assert!(matches!(session.on(beat(), now)[..], [Effect::Heard(_)]));
             }
-            tick(&mut session, start);
+            now += BEAT_EVERY;
+            tick(&mut session, now);
         }
         for _ in 0..MESSAGES_MAX {
-            session.on(beat(), start);
+            session.on(beat(), now);
         }
-        assert!(matches!(session.on(beat(), start)[..], [Effect::Close(_)]));
+        assert!(matches!(session.on(beat(), now)[..], [Effect::Close(_)]));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The shared state: what every zone has said. Written by the links, read by the API; no lock is held across a wait.
 use super::{
     handle::ZoneHandle,
-    insight::{self, Insight},
-    inventory::{Inventory, Proxy, Update},
-    progress::{Commits, Progress},
+    insight::Insight,
+    inventory::{Feed, Inventory},
+    progress::Commits,
+    replicas::Replicas,
     session::Question,
     trace::Traces,
 };
@@ -11,7 +12,7 @@ use crate::metrics::Metrics;
 use proto::link::{CallReply, Hello, RevisionProgress};
 use serde_json::Value;
 use shared_api::ZoneStatus;
-use shared_model::{Resource, Revision, Timestamp};
+use shared_model::Revision;
 use shared_node::telemetry::Cause;
 use std::{
     collections::BTreeMap,
@@ -20,9 +21,6 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Proxies of one message that are named in the log when they are left out.
-const NAMED: usize = 5;
-
 /// How long a link that is asked to end may take.
 const END_MAX: Duration = Duration::from_secs(2);
 
@@ -30,6 +28,7 @@ pub struct Zones {
     /// Names this process in what is shown.
     instance: String,
     state: Mutex<State>,
+    inventory: Arc<Inventory>,
     /// None once the control plane shuts down.
     ticks: Mutex<Option<watch::Sender<u64>>>,
     metrics: Metrics,
@@ -43,42 +42,25 @@ struct State {
     next_ticket: u64,
 }
 
+/// What is known of one zone: of each of its replicas, and of the links that there were.
 #[derive(Default)]
 struct Zone {
-    link: Option<Link>,
-    /// Of the process that was connected last.
-    instance: String,
-    progress: Progress,
-    inventory: Inventory,
+    replicas: Replicas,
     insight: Insight,
-}
-
-struct Link {
-    id: u64,
-    node_id: u64,
-    /// Known a moment after the link.
-    handle: Option<ZoneHandle>,
-}
-
-/// A proxy of some zone.
-#[derive(Clone, Debug)]
-pub struct Found {
-    pub zone: String,
-    /// Under the name at global.
-    pub dataplane: Arc<Resource>,
-    /// What its zone calls it.
-    pub name: String,
-    pub insight: Option<Value>,
 }
 
 impl Zones {
     /// `newest` is the revision that was there when the process started.
-    pub fn new(instance: &str, newest: Revision, metrics: Metrics) -> Arc<Zones> {
+    pub fn new(instance: &str, newest: Revision, metrics: Metrics, inventory: Arc<Inventory>) -> Arc<Zones> {
         let commits = Commits::after(newest);
         let (zones, traces) = (BTreeMap::new(), Traces::default());
         let state = State { zones, commits, traces, next_link: 1, next_ticket: 1 };
         let (state, ticks) = (Mutex::new(state), Mutex::new(Some(watch::Sender::new(0))));
-        Arc::new(Zones { instance: instance.to_owned(), state, ticks, metrics })
+        Arc::new(Zones { instance: instance.to_owned(), state, inventory, ticks, metrics })
+    }
+
+    pub fn inventory(&self) -> &Arc<Inventory> {
+        &self.inventory
     }
 
     /// Counts up with everything that a reader of progress may care for. Closed once the control plane shuts down.
@@ -96,9 +78,9 @@ impl Zones {
     pub fn follow(&self, revision: Revision, cause: &Cause) {
         let mut state = self.state();
         let State { zones, traces, .. } = &mut *state;
-        for (name, zone) in zones.iter().filter(|(_, zone)| zone.link.is_some()) {
+        for (name, zone) in zones.iter().filter(|(_, zone)| zone.replicas.is_online()) {
             traces.begin(revision, name, cause);
-            traces.heard(name, &zone.progress);
+            traces.heard(name, |revision| zone.replicas.progress(name, revision));
         }
     }
 
@@ -114,29 +96,26 @@ impl Zones {
         let id = state.next_link;
         state.next_link += 1;
         let zone = state.zones.entry(hello.zone.clone()).or_default();
-        let restarted = zone.instance != hello.instance;
-        zone.instance.clone_from(&hello.instance);
-        zone.link = Some(Link { id, node_id: hello.node_id, handle: None });
-        zone.progress.linked(Revision(hello.revision), restarted);
-        zone.inventory.restart();
+        zone.replicas.connected(hello, id);
         zone.insight.connected(id, &hello.instance, &hello.version, now);
         self.changed(state);
-        Connection { zones: self.clone(), zone: hello.zone.clone(), id }
+        let feed = self.inventory.linked(hello, id);
+        Connection { zones: self.clone(), zone: hello.zone.clone(), node_id: hello.node_id, id, feed }
     }
 
-    /// Ends the present link of a zone, if there is one, and waits until it has gone. Answers the replica that had it.
-    pub async fn replace(&self, zone: &str, reason: &str) -> Option<u64> {
+    /// Ends the present link of a zone's replica, if there is one, and waits until it has gone. Answers whether there was.
+    pub async fn replace(&self, zone: &str, node_id: u64, reason: &str) -> bool {
         let mut ticks = self.ticks();
-        let (id, node_id) = {
+        let id = {
             let state = self.state();
-            let link = state.zones.get(zone)?.link.as_ref()?;
-            if let Some(handle) = &link.handle {
-                handle.stop(reason);
-            }
-            (link.id, link.node_id)
+            let Some(link) = state.zones.get(zone).and_then(|zone| zone.replicas.link(node_id)) else {
+                return false;
+            };
+            link.stop(reason);
+            link.id
         };
         let gone = async {
-            while self.is_current(zone, id) {
+            while self.is_current(zone, node_id, id) {
                 if ticks.changed().await.is_err() {
                     return;
                 }
@@ -144,28 +123,26 @@ impl Zones {
         };
         // A link that does not end in time is overtaken: the newer one counts.
         let _ = tokio::time::timeout(END_MAX, gone).await;
-        Some(node_id)
+        true
     }
 
     pub fn stop_all(&self, reason: &str) {
         let state = self.state();
-        let handles = state.zones.values().filter_map(|zone| zone.link.as_ref()?.handle.as_ref());
-        for handle in handles {
-            handle.stop(reason);
-        }
+        state.zones.values().flat_map(|zone| zone.replicas.links()).for_each(|link| link.stop(reason));
     }
 
     pub fn is_online(&self, zone: &str) -> bool {
-        self.state().zones.get(zone).is_some_and(|zone| zone.link.is_some())
+        self.state().zones.get(zone).is_some_and(|zone| zone.replicas.is_online())
     }
 
     /// Drops what is known of a zone that was deleted.
     pub fn forget(&self, zone: &str) {
         let mut state = self.state();
-        if state.zones.get(zone).is_some_and(|zone| zone.link.is_none()) {
+        if state.zones.get(zone).is_some_and(|zone| !zone.replicas.is_online()) {
             state.zones.remove(zone);
         }
         self.changed(state);
+        self.inventory.forget(zone);
     }
 
     pub fn insight(&self, zone: &str) -> Option<Value> {
@@ -175,56 +152,9 @@ impl Zones {
     /// What one zone says of a revision; a zone that has never been here says nothing.
     pub fn progress(&self, zone: &str, revision: Revision) -> ZoneStatus {
         match self.state().zones.get(zone) {
-            Some(known) => known.progress.of(zone, known.link.is_some(), revision),
+            Some(known) => known.replicas.progress(zone, revision),
             None => ZoneStatus { zone: zone.to_owned(), ..ZoneStatus::default() },
         }
-    }
-
-    /// The proxies of all zones, of one mesh or of all, sorted by mesh and name.
-    pub fn dataplanes(&self, mesh: Option<&str>) -> Vec<Arc<Resource>> {
-        let state = self.state();
-        let mut found: BTreeMap<(&str, &str), Vec<&Proxy>> = BTreeMap::new();
-        for zone in state.zones.values() {
-            let proxies = zone.inventory.iter().filter(|((of, _), _)| mesh.is_none_or(|mesh| mesh == of));
-            for ((mesh, name), proxy) in proxies {
-                found.entry((mesh, name)).or_default().push(proxy);
-            }
-        }
-        let mut shown: Vec<Arc<Resource>> = Vec::with_capacity(found.len());
-        for proxies in found.into_values() {
-            match proxies.as_slice() {
-                [only] => shown.push(only.dataplane.clone()),
-                several => shown.extend(several.iter().map(|proxy| renamed(proxy))),
-            }
-        }
-        shown.sort_by(|a, b| (&a.mesh, &a.name).cmp(&(&b.mesh, &b.name)));
-        shown
-    }
-
-    /// Finds a proxy by the name that a list shows: its zone's own, or the hashed one where two zones use the same.
-    pub fn dataplane(&self, mesh: &str, name: &str) -> Option<Found> {
-        let state = self.state();
-        let mut plain = state
-            .zones
-            .iter()
-            .filter_map(|(zone, known)| Some((zone, known, known.inventory.get(mesh, name)?)));
-        let (zone, known, proxy, hashed) = match (plain.next(), plain.next()) {
-            (Some((zone, known, proxy)), None) => (zone, known, proxy, false),
-            (Some(_), Some(_)) => return None,
-            (None, _) => {
-                let mut hashed = state.zones.iter();
-                hashed.find_map(|(zone, known)| {
-                    Some((zone, known, known.inventory.by_hash(mesh, name)?, true))
-                })?
-            }
-        };
-        let offline = known.link.is_none().then(|| known.insight.ended()).flatten();
-        Some(Found {
-            zone: zone.clone(),
-            dataplane: if hashed { renamed(proxy) } else { proxy.dataplane.clone() },
-            name: proxy.dataplane.name.clone(),
-            insight: proxy.insight.as_deref().map(|insight| as_of(insight, offline)),
-        })
     }
 
     /// Asks a zone about one of its proxies; an error says why there is no answer.
@@ -236,12 +166,13 @@ impl Zones {
         what: &str,
         query: &str,
     ) -> Result<CallReply, String> {
+        let keeper = self.inventory.keeper(zone, mesh, name);
         let (handle, ticket) = {
             let mut state = self.state();
             let ticket = state.next_ticket;
             state.next_ticket += 1;
-            let link = state.zones.get(zone).and_then(|zone| zone.link.as_ref());
-            (link.and_then(|link| link.handle.clone()), ticket)
+            let replicas = state.zones.get(zone).map(|zone| &zone.replicas);
+            (replicas.and_then(|replicas| replicas.keeper(keeper)), ticket)
         };
         let handle = handle.ok_or_else(|| format!("zone {zone} is offline"))?;
         let [mesh, name, what, query] = [mesh, name, what, query].map(str::to_owned);
@@ -249,9 +180,10 @@ impl Zones {
         answer.map_err(|reason| format!("zone {zone}: {reason}"))
     }
 
-    fn is_current(&self, zone: &str, link: u64) -> bool {
+    fn is_current(&self, zone: &str, node_id: u64, link: u64) -> bool {
         let state = self.state();
-        state.zones.get(zone).and_then(|zone| zone.link.as_ref()).is_some_and(|current| current.id == link)
+        let current = state.zones.get(zone).and_then(|zone| zone.replicas.link(node_id));
+        current.is_some_and(|current| current.id == link)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -260,7 +192,7 @@ impl Zones {
 
     /// Tells readers that links or proxies have changed.
     fn changed(&self, state: MutexGuard<'_, State>) {
-        self.metrics.zones_connected(state.zones.values().filter(|zone| zone.link.is_some()).count());
+        self.metrics.zones_connected(state.zones.values().filter(|zone| zone.replicas.is_online()).count());
         drop(state);
         self.tick();
     }
@@ -280,7 +212,9 @@ impl Zones {
 pub struct Connection {
     zones: Arc<Zones>,
     zone: String,
+    node_id: u64,
     id: u64,
+    feed: Feed,
 }
 
 impl Connection {
@@ -292,12 +226,19 @@ impl Connection {
         self.id
     }
 
+    /// Where the zone's inventory goes.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
     pub fn beat(&self, revision: Revision) {
         let now = shared_node::time::now();
+        self.feed.heard(now);
         let changed = self.with(|zone, _, traces| {
             zone.insight.heard(now);
-            let changed = zone.progress.beat(revision);
-            traces.heard(&self.zone, &zone.progress);
+            let changed =
+                zone.replicas.get(self.node_id).is_some_and(|replica| replica.progress.beat(revision));
+            traces.heard(&self.zone, |revision| zone.replicas.progress(&self.zone, revision));
             changed
         });
         if changed == Some(true) {
@@ -311,32 +252,23 @@ impl Connection {
         self.with(|zone, commits, traces| {
             commits.committed(newest, now);
             for report in reports {
-                if let Some(took) = zone.progress.reported(report, commits, now) {
+                let replica = zone.replicas.get(self.node_id);
+                if let Some(took) =
+                    replica.and_then(|replica| replica.progress.reported(report, commits, now))
+                {
                     self.zones.metrics.acknowledged(&self.zone, took);
                 }
             }
-            traces.heard(&self.zone, &zone.progress);
+            traces.heard(&self.zone, |revision| zone.replicas.progress(&self.zone, revision));
         });
         self.zones.tick();
-    }
-
-    /// The reason of an error closes the link.
-    pub fn inventory(&self, update: Update) -> Result<(), String> {
-        let taken = self.with(|zone, _, _| zone.inventory.take(update)).unwrap_or(Ok(Vec::new()))?;
-        for problem in taken.iter().take(NAMED) {
-            tracing::warn!(zone = self.zone, problem, "a proxy of the inventory is left out");
-        }
-        if let Some(more) = taken.len().checked_sub(NAMED).filter(|more| *more > 0) {
-            tracing::warn!(zone = self.zone, more, "more proxies of the inventory are left out");
-        }
-        Ok(())
     }
 
     fn with<T>(&self, write: impl FnOnce(&mut Zone, &mut Commits, &mut Traces) -> T) -> Option<T> {
         let mut state = self.zones.state();
         let State { zones, commits, traces, .. } = &mut *state;
         let zone = zones.get_mut(&self.zone)?;
-        zone.link.as_ref().filter(|link| link.id == self.id)?;
+        zone.replicas.link(self.node_id).filter(|link| link.id == self.id)?;
         Some(write(zone, commits, traces))
     }
 }
@@ -345,40 +277,24 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let now = shared_node::time::now();
         let mut state = self.zones.state();
-        let zone = state.zones.get_mut(&self.zone);
-        if let Some(zone) = zone.filter(|zone| zone.link.as_ref().is_some_and(|link| link.id == self.id)) {
-            zone.link = None;
-            zone.insight.disconnected(now);
+        if let Some(zone) = state.zones.get_mut(&self.zone) {
+            zone.replicas.disconnected(self.node_id, self.id);
+            zone.insight.disconnected(self.id, now);
         }
         self.zones.changed(state);
+        self.feed.ended(now);
     }
 }
 
 impl Zones {
     /// Gives a link that was just connected its actor's address.
-    pub fn reachable(&self, zone: &str, link: u64, handle: ZoneHandle) {
+    pub fn reachable(&self, connection: (&str, u64, u64), handle: ZoneHandle) {
+        let (zone, node_id, link) = connection;
         let mut state = self.state();
-        let current = state.zones.get_mut(zone).and_then(|zone| zone.link.as_mut());
+        let replica = state.zones.get_mut(zone).and_then(|zone| zone.replicas.get(node_id));
+        let current = replica.and_then(|replica| replica.link.as_mut());
         if let Some(current) = current.filter(|current| current.id == link) {
             current.handle = Some(handle);
         }
     }
-}
-
-/// A proxy under its hashed name.
-fn renamed(proxy: &Proxy) -> Arc<Resource> {
-    let mut dataplane = Resource::clone(&proxy.dataplane);
-    dataplane.name.clone_from(&proxy.hashed);
-    Arc::new(dataplane)
-}
-
-/// An insight as it must be read now: nothing is online in a zone that is not.
-fn as_of(insight: &Value, offline: Option<Timestamp>) -> Value {
-    let mut insight = insight.clone();
-    if let (Some(ended), Some(subscriptions)) = (offline, insight["subscriptions"].as_array_mut()) {
-        for open in subscriptions.iter_mut().filter_map(Value::as_object_mut) {
-            open.entry("disconnectTime").or_insert_with(|| insight::time(ended).into());
-        }
-    }
-    insight
 }

@@ -1,9 +1,9 @@
 //! What a zone may bring into the catalog: the resources that other zones need to reach its services, under its own name
 //! and nobody else's. Pure.
-use super::naming;
+use super::{naming, trust};
 use proto::link::{Submit, submit::Change};
 use shared_catalog::Catalog;
-use shared_model::{Resource, kind, labels};
+use shared_model::{Resource, core::MeshTrust, kind, labels, strict};
 
 /// The kinds that a zone brings.
 const KINDS: &[&str] = &[kind::MESH_SERVICE, kind::MESH_TRUST, "MeshZoneAddress"];
@@ -55,6 +55,14 @@ fn put(zone: &str, bytes: &[u8], catalog: &Catalog) -> Result<Resource, String> 
     if !problems.is_empty() {
         return Err(format!("{}: {}", resource.key(), join(&problems)));
     }
+    if let Some(domain) = trusted(&resource)
+        && !trust::is_own(zone, &resource.mesh, &domain, catalog)
+    {
+        return Err(format!(
+            "{}: zone {zone} has no identities in the trust domain {domain:?}: neither Mesh.mtls nor a MeshIdentity gives any",
+            resource.key()
+        ));
+    }
     resource.name = naming::hashed(&resource);
     match catalog.get(&resource.key()) {
         Some(stored) if stored.zone() != Some(zone) => {
@@ -62,6 +70,15 @@ fn put(zone: &str, bytes: &[u8], catalog: &Catalog) -> Result<Resource, String> 
         }
         _ => Ok(resource),
     }
+}
+
+/// The trust domain of a MeshTrust.
+fn trusted(resource: &Resource) -> Option<String> {
+    let is_trust = resource.kind == kind::MESH_TRUST;
+    is_trust
+        .then(|| strict::read::<MeshTrust>(&resource.spec, "").ok())
+        .flatten()
+        .map(|trust| trust.trust_domain)
 }
 
 fn check_kind(zone: &str, kind: &str) -> Result<(), String> {
@@ -134,6 +151,33 @@ mod tests {
             })),
         };
         assert!(admit("east", &secret, &catalog).is_err());
+    }
+
+    #[test]
+    fn a_zone_brings_trust_for_its_own_domain_only() {
+        let authority = shared_identity::ca::Authority::generate(
+            "test",
+            None,
+            Timestamp::UNIX_EPOCH,
+            std::time::Duration::from_secs(3600),
+        )
+        .expect("an authority");
+        let trust = |domain: &str| {
+            let spec = MeshTrust::of(domain, authority.cert_pem());
+            json!({"type": "MeshTrust", "mesh": "default", "name": "t", "spec": spec})
+        };
+        let mut catalog = Catalog::new();
+        let identity = json!({"selector": {"dataplane": {}}, "provider": {"type": "Bundled"}});
+        for resource in [
+            Resource::new(kind::MESH, "", "default", json!({})),
+            Resource::new(kind::MESH_IDENTITY, "default", "id", identity),
+        ] {
+            catalog.apply(&Command::put(&resource, Expected::Any, Timestamp::UNIX_EPOCH));
+        }
+        let own = submit(&trust("default.east.mesh.local"));
+        assert!(matches!(admit("east", &own, &catalog), Ok(Admitted::Put(_))));
+        assert!(refused(&trust("default.west.mesh.local"), &catalog).contains("has no identities"));
+        assert!(refused(&trust("default"), &catalog).contains("has no identities"));
     }
 
     #[test]

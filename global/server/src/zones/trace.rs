@@ -1,6 +1,6 @@
 //! The zones' part of a write's trace: one span per zone that was connected when the revision was committed, from the
 //! commit to the report that no proxy is pending. Nothing is kept while no traces are sent.
-use super::progress::Progress;
+use shared_api::ZoneStatus;
 use shared_model::Revision;
 use shared_node::telemetry::Cause;
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ impl Traces {
     }
 
     /// Tells what a zone has said, and ends the spans of what is done there.
-    pub fn heard(&mut self, zone: &str, progress: &Progress) {
+    pub fn heard(&mut self, zone: &str, progress: impl Fn(Revision) -> ZoneStatus) {
         if self.open.is_empty() {
             return;
         }
@@ -40,7 +40,7 @@ impl Traces {
             if of != zone {
                 return true;
             }
-            let status = progress.of(zone, true, *revision);
+            let status = progress(*revision);
             if status.applied {
                 let _entered = span.enter();
                 let (touched, acknowledged, pending) = (status.touched, status.acknowledged, status.pending);

@@ -1,11 +1,13 @@
 //! A control plane on ephemeral ports, and a zone made by hand.
+// Each test program uses its own part.
+#![allow(dead_code)]
 use global_server::{
     app::{Addresses, App},
     config::Config,
 };
 use proto::link::{
-    Beat, FromZone, Hello, RaftCall, RaftReply, ToZone, from_zone::Kind as Up, to_zone::Kind as Down,
-    zone_link_client::ZoneLinkClient,
+    Beat, Enrolment, FromZone, Hello, RaftCall, RaftReply, ToZone, from_zone::Kind as Up,
+    to_zone::Kind as Down, zone_link_client::ZoneLinkClient,
 };
 use serde_json::{Value, json};
 use shared_identity::token::{self, SigningKey, ZoneClaims};
@@ -23,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Status, Streaming,
-    transport::{Certificate, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 /// Whatever is waited for comes far sooner on a machine that does anything at all.
@@ -42,9 +44,14 @@ pub struct House {
 
 impl House {
     pub async fn start(dir: &Path) -> House {
+        House::start_with(dir, |_| {}).await
+    }
+
+    /// With a changed configuration.
+    pub async fn start_with(dir: &Path, change: impl FnOnce(&mut Config)) -> House {
         shared_node::tls::install_crypto();
         let port = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = Config {
+        let mut config = Config {
             data_dir: dir.to_owned(),
             api_bind: port,
             api_https_bind: port,
@@ -53,6 +60,7 @@ impl House {
             peer_bind: port,
             ..Config::default()
         };
+        change(&mut config);
         let shutdown = CancellationToken::new();
         let app = App::start(config, shutdown.clone()).await.expect("a control plane");
         let addresses = app.addresses;
@@ -99,6 +107,12 @@ impl House {
         (answer.status().as_u16(), answer.json().await.expect("json"))
     }
 
+    /// The body of the answer is of no account where it is not JSON.
+    pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        let answer = self.http.post(self.api(path)).json(&body).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    }
+
     pub async fn delete(&self, path: &str) -> (u16, Value) {
         let answer = self.http.delete(self.api(path)).send().await.expect("an answer");
         (answer.status().as_u16(), answer.json().await.expect("json"))
@@ -126,26 +140,51 @@ impl House {
         token::issue(key, &claims, jti, now, HOUR).expect("a token")
     }
 
-    /// Opens a link, and answers what global says first.
-    pub async fn dial(&self, token: Option<&str>, hello: Hello) -> Result<Dialled, Status> {
+    /// A client of the link that shows this certificate.
+    pub async fn link(&self, papers: Option<&Papers>) -> ZoneLinkClient<Channel> {
         let ca = std::fs::read_to_string(self.dir.join("tls/ca.crt")).expect("the CA");
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+        if let Some(Papers { chain_pem, key_pem }) = papers {
+            tls = tls.identity(Identity::from_pem(chain_pem, key_pem));
+        }
         let url = format!("https://localhost:{}", self.addresses.link.port());
         let endpoint = Endpoint::from_shared(url).expect("an address").tls_config(tls).expect("TLS");
-        let mut client = ZoneLinkClient::new(endpoint.connect().await.expect("a connection"));
+        ZoneLinkClient::new(endpoint.connect().await.expect("a connection"))
+    }
+
+    /// Asks for a certificate, with what the zone has.
+    pub async fn enrol(
+        &self,
+        token: Option<&str>,
+        papers: Option<&Papers>,
+        enrolment: Enrolment,
+    ) -> Result<Papers, Status> {
+        let (key_pem, csr) = shared_identity::ca::request_key().expect("a key");
+        let mut request = tonic::Request::new(Enrolment { csr, ..enrolment });
+        if let Some(token) = token {
+            let bearer = format!("Bearer {token}").parse().expect("a header");
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        let enrolled = self.link(papers).await.enrol(request).await?.into_inner();
+        Ok(Papers { chain_pem: enrolled.chain_pem, key_pem })
+    }
+
+    /// Opens a link with a certificate, and answers what global says first.
+    pub async fn open(&self, papers: Option<&Papers>, hello: Hello) -> Result<Dialled, Status> {
         let (up, messages) = mpsc::channel(64);
         up.send(FromZone { kind: Some(Up::Hello(hello)) }).await.expect("room");
-        let mut request = tonic::Request::new(ReceiverStream::new(messages));
-        if let Some(token) = token {
-            request
-                .metadata_mut()
-                .insert("authorization", format!("Bearer {token}").parse().expect("a header"));
-        }
-        let mut down = client.follow(request).await?.into_inner();
+        let mut client = self.link(papers).await;
+        let mut down = client.follow(ReceiverStream::new(messages)).await?.into_inner();
         match down.message().await? {
             Some(ToZone { kind: Some(Down::Welcome(welcome)) }) => Ok(Dialled { welcome, up, down }),
             other => panic!("not a welcome: {other:?}"),
         }
+    }
+
+    /// Trades a token for a certificate and opens a link with it, as a zone does.
+    pub async fn dial(&self, token: Option<&str>, hello: Hello) -> Result<Dialled, Status> {
+        let papers = self.enrol(token, None, enrolment(&hello)).await?;
+        self.open(Some(&papers), hello).await
     }
 
     /// Why a link is refused.
@@ -181,12 +220,36 @@ pub struct Dialled {
     pub down: Streaming<ToZone>,
 }
 
+/// A zone's certificate and its key.
+#[derive(Clone)]
+pub struct Papers {
+    pub chain_pem: String,
+    pub key_pem: String,
+}
+
+/// What the zone of a hello says when it enrols.
+pub fn enrolment(hello: &Hello) -> Enrolment {
+    Enrolment {
+        zone: hello.zone.clone(),
+        zone_id: hello.zone_id.clone(),
+        csr: String::new(),
+        cluster_id: hello.cluster_id.clone(),
+        version: hello.version.clone(),
+    }
+}
+
+/// The id of a zone's store: the same for all replicas.
+pub fn zone_id(zone: &str) -> String {
+    zone.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
 pub fn hello(zone: &str, node_id: u64) -> Hello {
     Hello {
         zone: zone.into(),
         instance: format!("{zone}-cp"),
         node_id: shared_raft::learner_id(node_id),
         version: "0.1.0".into(),
+        zone_id: zone_id(zone),
         ..Hello::default()
     }
 }

@@ -1,8 +1,9 @@
 //! The nodes of the cluster: their state, who may join, who votes. For administrators.
-use super::{Api, documents, need_admin};
+use super::{Api, documents, need_admin, resources::REVISION};
 use crate::{
     access::Caller,
-    cluster::{ClusterChange, ClusterStatus},
+    backend::Author,
+    cluster::{ClusterChange, ClusterStatus, SealKeyStatus},
     error::Refused,
 };
 use axum::{
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shared_catalog::Outcome;
 use shared_model::{Duration, strict};
 use std::time::Duration as StdDuration;
 
@@ -87,4 +89,50 @@ async fn change(api: &Api, caller: &Caller, change: ClusterChange) -> Result<Jso
     tracing::info!(user = caller.name, ?change, "the cluster changes");
     api.backend.change_cluster(change).await?;
     Ok(Json(json!({})))
+}
+
+pub async fn backup(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Refused> {
+    need_admin(&caller, "take a backup")?;
+    let file = api.backend.backup().await?;
+    tracing::info!(user = caller.name, bytes = file.len(), "a backup is taken");
+    let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, file).into_response())
+}
+
+pub async fn accept_restore(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    Path(zone): Path<String>,
+) -> Result<Response, Refused> {
+    need_admin(&caller, "let a zone follow into another epoch")?;
+    let once = documents::idempotency_key(&headers, &caller.name)?;
+    let author = Author { user: caller.name.clone(), once };
+    let revision = match api.backend.accept_restore(&zone, &author).await? {
+        Outcome::Refused(shared_catalog::Refusal::NotFound) => {
+            return Err(Refused::NotFound(format!("Zone {zone}")));
+        }
+        Outcome::Refused(refusal) => return Err(refusal.into()),
+        outcome => outcome.revision().unwrap_or_default(),
+    };
+    tracing::info!(user = caller.name, zone, %revision, "the zone may follow into the present epoch");
+    Ok(([(REVISION, revision.to_string())], Json(json!({"revision": revision.0}))).into_response())
+}
+
+pub async fn rotate_seal_key(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<SealKeyStatus>, Refused> {
+    need_admin(&caller, "change the key that secrets are sealed with")?;
+    let status = api.backend.rotate_seal_key().await?;
+    tracing::info!(
+        user = caller.name,
+        key_id = status.key_id,
+        resealed = status.resealed,
+        "the seal key is another"
+    );
+    Ok(Json(status))
 }

@@ -1,4 +1,6 @@
 //! Resources together with what is known of them at run time.
+mod insights;
+
 use super::{
     Api,
     extract::{Path, Query},
@@ -8,6 +10,7 @@ use crate::{backend::Backend, error::Refused, listing::Listing};
 use axum::{Json, Router, extract::State, routing::get};
 use serde_json::{Map, Value};
 use shared_model::{Kind, Resource, ResourceKey, kind};
+use std::sync::Arc;
 
 pub fn routes() -> Router<Api> {
     let mut router = Router::new();
@@ -26,7 +29,7 @@ pub fn routes() -> Router<Api> {
     for item in ["/zones/{name}/_overview", "/zones+insights/{name}"] {
         router = router.route(item, get(zone));
     }
-    router
+    router.merge(insights::routes())
 }
 
 async fn dataplanes_of_mesh(
@@ -74,25 +77,45 @@ fn list(
     base: Base,
 ) -> Result<Json<Value>, Refused> {
     let listing = Listing::of(pairs)?;
+    if kind == kind::DATAPLANE {
+        return Ok(Json(proxies(api, &listing.of_proxies(mesh), &base, overview)));
+    }
     let mut all = api.backend.list(known(kind), mesh);
     all.retain(|resource| listing.keeps(resource));
-    Ok(Json(listing.page(&base.0, all, |resource| overview(&*api.backend, &resource))))
+    let show = |resource: Arc<Resource>| overview(&resource, insight_of(&*api.backend, &resource));
+    Ok(Json(listing.page(&base.0, all, show)))
+}
+
+/// A page of proxies, which the control plane selects itself.
+pub fn proxies(
+    api: &Api,
+    listing: &Listing,
+    base: &Base,
+    show: impl Fn(&Resource, Option<Value>) -> Value,
+) -> Value {
+    let page = api.backend.proxies(listing.selection(), listing.offset(), listing.size());
+    let items = page.items.into_iter().map(|(resource, insight)| show(&resource, insight)).collect();
+    listing.paged(&base.0, page.total, items)
 }
 
 fn item(api: &Api, key: ResourceKey) -> Result<Json<Value>, Refused> {
     let resource = api.backend.get(&key).ok_or_else(|| Refused::NotFound(key.to_string()))?;
-    Ok(Json(overview(&*api.backend, &resource)))
+    Ok(Json(overview(&resource, insight_of(&*api.backend, &resource))))
 }
 
 fn known(kind: &str) -> &'static Kind {
     kind::by_name(kind).expect("proxies and zones are kinds of every version")
 }
 
-fn overview(backend: &dyn Backend, resource: &Resource) -> Value {
-    let (field, insight) = match resource.kind.as_str() {
-        kind::ZONE => ("zone", backend.zone_insight(&resource.name)),
-        _ => ("dataplane", backend.dataplane_insight(&resource.mesh, &resource.name)),
-    };
+fn insight_of(backend: &dyn Backend, resource: &Resource) -> Option<Value> {
+    match resource.kind.as_str() {
+        kind::ZONE => backend.zone_insight(&resource.name),
+        _ => backend.dataplane_insight(&resource.mesh, &resource.name),
+    }
+}
+
+fn overview(resource: &Resource, insight: Option<Value>) -> Value {
+    let field = if resource.kind == kind::ZONE { "zone" } else { "dataplane" };
     let mut shown = Map::new();
     if let (Value::Object(whole), Value::Object(spec)) = (resource.to_json(), &resource.spec) {
         shown.extend(whole.into_iter().filter(|(key, _)| !spec.contains_key(key)));

@@ -2,9 +2,9 @@
 use super::{
     Api, documents,
     extract::{Path, Query},
-    need_admin,
+    need_admin, overviews,
 };
-use crate::{access::Caller, error::Refused, listing::Listing, revision::WriteReply, rules};
+use crate::{access::Caller, backend::Author, error::Refused, listing::Listing, revision::WriteReply, rules};
 use axum::{
     Extension, Json, Router,
     extract::{FromRequestParts, State, rejection::BytesRejection},
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header, request};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared_catalog::{Expected, Outcome};
+use shared_catalog::{Expected, Outcome, Refusal};
 use shared_identity::names;
 use shared_model::{Kind, Kri, Resource, ResourceKey, Scope, kind};
 use std::{collections::BTreeMap, sync::Arc};
@@ -111,6 +111,10 @@ async fn list(
         check_mesh(&api, mesh)?;
     }
     let listing = Listing::of(pairs)?;
+    if kind.name == kind::DATAPLANE {
+        let listing = listing.of_proxies(mesh.as_deref());
+        return Ok(Json(overviews::proxies(&api, &listing, &base, |resource, _| resource.to_json())));
+    }
     let mut all = api.backend.list(kind, mesh.as_deref());
     all.retain(|resource| listing.keeps(resource) && !names::is_private_key(&resource.key()));
     Ok(Json(listing.page(&base.0, all, |resource| resource.to_json())))
@@ -171,14 +175,12 @@ async fn put(
     let resource = documents::check_path(&target.key(), kind, document)?;
     let once = documents::idempotency_key(&headers, &caller.name)?;
     // A write that comes again finds its own first one: whether it is as expected is known only where both are.
+    let author = Author { user: caller.name.clone(), once };
     let expected_now = if once.is_some() { Expected::Any } else { expected };
     let documents::Judged { resource, warnings, .. } =
         documents::judge(&api, &caller, kind, resource, expected_now)?;
     let key = resource.key();
-    let outcome = match once {
-        Some(once) => api.backend.put_once(resource, expected, once).await?,
-        None => api.backend.put(resource, expected).await?,
-    };
+    let outcome = api.backend.put(resource, expected, &author).await?;
     let (revision, created) = match outcome {
         Outcome::Stored { revision, created } => (revision, created),
         Outcome::Unchanged { revision } => (revision, false),
@@ -216,11 +218,10 @@ async fn delete(
         None if once.is_some() => {}
         None => return Err(Refused::NotFound(key.to_string())),
     }
-    let outcome = match once {
-        Some(once) => api.backend.delete_once(key.clone(), expected, once).await?,
-        None => api.backend.delete(key.clone(), expected).await?,
-    };
+    let author = Author { user: caller.name.clone(), once };
+    let outcome = api.backend.delete(key.clone(), expected, &author).await?;
     let revision = match outcome {
+        Outcome::Refused(Refusal::NotFound) => return Err(Refused::NotFound(key.to_string())),
         Outcome::Refused(refusal) => return Err(refusal.into()),
         outcome => outcome.revision().unwrap_or_default(),
     };

@@ -1,8 +1,16 @@
 //! Tokens: asked for in JSON, answered as plain text. Only administrators get one, and no token is ever logged.
+//!
+//! A federated zone holds no signing keys: it takes the request to global, with the token of the user who asks. Global
+//! judges that user again; a zone by itself, and whoever is an administrator only for calling from its host, gets none.
 use super::{Api, documents, need_admin};
-use crate::{access::Caller, backend::TokenRequest, error::Refused};
+use crate::{
+    access::Caller,
+    backend::{Mode, TokenRequest, WantedToken},
+    error::Refused,
+};
 use axum::{
     Extension,
+    body::Body,
     extract::State,
     response::{IntoResponse, Response},
 };
@@ -64,6 +72,9 @@ pub async fn dataplane(
     body: Asked,
 ) -> Result<Response, Refused> {
     need_admin(&caller, "generate dataplane tokens")?;
+    if is_signed_elsewhere(&api) {
+        return forward(&api, "dataplane", &headers, body).await;
+    }
     let asked: Dataplane = read(&headers, body)?;
     if asked.mesh.is_empty() {
         return Err(Refused::invalid("mesh", "cannot be empty"));
@@ -95,6 +106,9 @@ pub async fn zone(
     body: Asked,
 ) -> Result<Response, Refused> {
     need_admin(&caller, "generate zone tokens")?;
+    if is_signed_elsewhere(&api) {
+        return forward(&api, "zone", &headers, body).await;
+    }
     let asked: Zone = read(&headers, body)?;
     if let Some(problem) = names::check_mesh("zone", &asked.zone) {
         return Err(Refused::Invalid(vec![problem]));
@@ -123,6 +137,9 @@ pub async fn user(
     body: Asked,
 ) -> Result<Response, Refused> {
     need_admin(&caller, "generate user tokens")?;
+    if is_signed_elsewhere(&api) {
+        return forward(&api, "user", &headers, body).await;
+    }
     let asked: User = read(&headers, body)?;
     if asked.name.is_empty() {
         return Err(Refused::invalid("name", "cannot be empty"));
@@ -132,6 +149,27 @@ pub async fn user(
     let claims = UserClaims { name: asked.name, groups: asked.groups.unwrap_or_default() };
     tracing::info!(user = caller.name, name = claims.name, groups = ?claims.groups, "a user token is issued");
     answer(&api, TokenRequest::User { claims, valid_for }).await
+}
+
+fn is_signed_elsewhere(api: &Api) -> bool {
+    api.backend.about().mode == Mode::FederatedZone
+}
+
+/// Whoever signs reads the request; here it need only be a document.
+async fn forward(
+    api: &Api,
+    kind: &'static str,
+    headers: &HeaderMap,
+    body: Asked,
+) -> Result<Response, Refused> {
+    let authorization = headers.get(header::AUTHORIZATION).cloned().ok_or_else(|| {
+        Refused::Unauthenticated(format!(
+            "{kind} tokens are signed by global, for a user that it knows: send a user token of global (weftctl --token-file FILE), also when you call from this host"
+        ))
+    })?;
+    let body = documents::read_value(headers, body)?.to_string().into();
+    let answer = api.backend.forward_token(WantedToken { kind, authorization, body }).await?;
+    Ok(answer.map(Body::from))
 }
 
 fn read<T: DeserializeOwned>(headers: &HeaderMap, body: Asked) -> Result<T, Refused> {

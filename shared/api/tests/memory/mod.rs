@@ -2,15 +2,20 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use shared_api::{About, Backend, Mode, Refused, RevisionStatus, TokenRequest, ZoneStatus, signing};
+use shared_api::{About, Author, Backend, Mode, Refused, RevisionStatus, TokenRequest, ZoneStatus, signing};
 use shared_catalog::{Catalog, Command, Expected, Outcome};
 use shared_identity::{names::Purpose, seal::SealKey, token::VerificationKeys};
 use shared_model::{Kind, Resource, ResourceKey, Revision, Timestamp};
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 use tokio::sync::watch;
 
 pub struct Memory {
     pub mode: Mode,
+    /// No quorum answers.
+    pub lost: AtomicBool,
     pub catalog: Mutex<Catalog>,
     pub ticks: watch::Sender<u64>,
     /// What the one zone says of each revision.
@@ -22,6 +27,7 @@ impl Memory {
     pub fn new(mode: Mode) -> Arc<Memory> {
         let memory = Memory {
             mode,
+            lost: AtomicBool::new(false),
             catalog: Mutex::default(),
             ticks: watch::Sender::new(0),
             zone: Mutex::new(ZoneStatus { zone: "east".into(), online: true, ..ZoneStatus::default() }),
@@ -42,7 +48,7 @@ impl Memory {
         self.ticks.send_modify(|ticks| *ticks += 1);
     }
 
-    fn catalog(&self) -> Catalog {
+    fn now(&self) -> Catalog {
         self.catalog.lock().expect("a lock").clone()
     }
 }
@@ -61,25 +67,43 @@ impl Backend for Memory {
     }
 
     fn list(&self, kind: &'static Kind, mesh: Option<&str>) -> Vec<Arc<Resource>> {
-        self.catalog().list(kind.name, mesh).cloned().collect()
+        self.now().list(kind.name, mesh).cloned().collect()
     }
 
     fn get(&self, key: &ResourceKey) -> Option<Arc<Resource>> {
-        self.catalog().get(key).cloned()
+        self.now().get(key).cloned()
     }
 
     fn revision(&self) -> Revision {
-        self.catalog().revision()
+        self.now().revision()
     }
 
-    async fn put(&self, resource: Resource, expected: Expected) -> Result<Outcome, Refused> {
-        let command = Command::put(&resource, expected, Timestamp::UNIX_EPOCH);
+    async fn put(&self, resource: Resource, expected: Expected, author: &Author) -> Result<Outcome, Refused> {
+        // No write goes through without one, whatever it was judged by.
+        self.catch_up(true).await?;
+        let command = author.sign(Command::put(&resource, expected, Timestamp::UNIX_EPOCH));
         Ok(self.catalog.lock().expect("a lock").apply(&command))
     }
 
-    async fn delete(&self, key: ResourceKey, expected: Expected) -> Result<Outcome, Refused> {
-        let command = Command::delete(key, expected, Timestamp::UNIX_EPOCH);
+    async fn delete(
+        &self,
+        key: ResourceKey,
+        expected: Expected,
+        author: &Author,
+    ) -> Result<Outcome, Refused> {
+        let command = author.sign(Command::delete(key, expected, Timestamp::UNIX_EPOCH));
         Ok(self.catalog.lock().expect("a lock").apply(&command))
+    }
+
+    async fn catch_up(&self, _writes: bool) -> Result<(), Refused> {
+        match self.lost.load(Ordering::Relaxed) {
+            true => Err(Refused::Unavailable("no quorum of the cluster's nodes answers".into())),
+            false => Ok(()),
+        }
+    }
+
+    fn catalog(&self) -> Option<Arc<Catalog>> {
+        Some(Arc::new(self.catalog.lock().expect("a lock").clone()))
     }
 
     fn revision_status(&self, revision: Revision) -> Option<RevisionStatus> {
@@ -88,7 +112,7 @@ impl Backend for Memory {
         (revision <= current).then(|| RevisionStatus {
             revision: revision.0,
             current: current.0,
-            applied_at: self.catalog().applied_at(revision),
+            applied_at: self.now().applied_at(revision),
             done: zone.done,
             zones: vec![zone],
         })

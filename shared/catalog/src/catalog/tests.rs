@@ -209,6 +209,141 @@ fn a_command_that_is_sent_again_counts_once() {
     assert_eq!(catalog.apply(&first), Outcome::Stored { revision: Revision(4), created: false });
 }
 
+fn epoch(number: u32, mark: u32) -> Epoch {
+    Epoch { number, mark }
+}
+
+#[test]
+fn the_history_of_a_resource_tells_who_did_what_and_when() {
+    let mut catalog = with_mesh();
+    let key = timeout("default", "t", 1).key();
+    catalog.apply(&Command::put(&timeout("default", "t", 1), Expected::Any, at(10)).by("jane"));
+    catalog.apply(&Command::put(&timeout("default", "t", 2), Expected::Any, at(20)).by("joe").once([1; 16]));
+    catalog.apply(&Command::delete(key.clone(), Expected::Any, at(30)).once([2; 16]).by("jane"));
+    catalog.apply(&Command::put(&timeout("default", "t", 3), Expected::Any, at(30)));
+    let told = |catalog: &Catalog| -> Vec<(u64, i64, String, Operation)> {
+        let versions = catalog.history(&key).expect("told");
+        versions.into_iter().map(|v| (v.revision.0, v.at.timestamp_millis(), v.by, v.operation)).collect()
+    };
+    let expected = vec![
+        (5, 30, String::new(), Operation::Created),
+        (4, 30, "jane".to_owned(), Operation::Deleted),
+        (3, 20, "joe".to_owned(), Operation::Updated),
+        (2, 10, "jane".to_owned(), Operation::Created),
+    ];
+    assert_eq!(told(&catalog), expected);
+    assert_eq!(told(&Catalog::decode(&catalog.encode()).expect("just written")), expected);
+    let values: Vec<Option<u64>> = (1..=5)
+        .map(|revision| match catalog.as_of(&key, Revision(revision)).expect("retained") {
+            AsOf::Stored(resource) => resource.spec["to"][0]["value"].as_u64(),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(values, [None, Some(1), Some(2), None, Some(3)]);
+    let newest = Revision(5);
+    assert_eq!(catalog.as_of(&key, Revision(6)), Err(Untold::TooNew { asked: Revision(6), newest }));
+}
+
+#[test]
+fn of_a_secret_only_that_it_was_written_is_kept_and_of_a_dataplane_nothing() {
+    let mut catalog = with_mesh();
+    let secret = |text: &str| Resource::new(kind::SECRET, "default", "s", json!({ "data": text }));
+    catalog.apply(&put(&secret("b25l")).by("jane"));
+    catalog.apply(&put(&secret("dHdv")));
+    let key = secret("").key();
+    assert_eq!(catalog.as_of(&key, Revision(2)), Ok(AsOf::Forgotten));
+    assert_eq!(catalog.history(&key).expect("told")[1].by, "jane");
+    let bytes = catalog.encode();
+    assert!(!bytes.windows(4).any(|part| part == b"b25l") && bytes.windows(4).any(|part| part == b"dHdv"));
+    let dataplane = Resource::new(kind::DATAPLANE, "default", "web-1", json!({}));
+    catalog.apply(&put(&dataplane));
+    catalog.apply(&delete(&dataplane));
+    assert_eq!(catalog.history(&dataplane.key()), Err(Untold::NoHistory(kind::DATAPLANE.to_owned())));
+    assert_eq!(catalog.history.former.len(), 1);
+}
+
+#[test]
+fn a_restored_catalog_begins_an_epoch_that_only_those_continue_who_saw_nothing_later() {
+    let mut old = with_mesh();
+    old.apply(&put(&Resource::new(kind::ZONE, "", "east", json!({}))));
+    let mut new = Catalog::decode(&old.encode()).expect("just written");
+    old.apply(&put(&mesh("later")));
+    new.begin_epoch(0xab, Revision(1_000));
+    let second = epoch(2, 0xab);
+    assert_eq!(
+        (new.epoch(), new.revision(), new.shared_until(Epoch::FIRST)),
+        (second, Revision(1_000), Some(Revision(2)))
+    );
+    assert_eq!(new.changes_since(Revision(2)), None, "who comes from before compares with the whole");
+    assert_eq!(new.continues(Epoch::FIRST, Revision(2)), Ok(()));
+    let later = Divergence::Later { seen: Revision(3), epoch: Epoch::FIRST, after: Revision(2), now: second };
+    assert_eq!(new.continues(Epoch::FIRST, old.revision()), Err(later));
+    assert_eq!(new.continues(second, Revision(1_000)), Ok(()));
+    let other = epoch(2, 0xcd);
+    assert!(matches!(new.continues(other, Revision(1)), Err(Divergence::Elsewhere { .. })));
+    assert_eq!(new.continues(other, Revision(0)), Ok(()));
+
+    let accept = |zone: &str, epoch| Command::AcceptEpoch { zone: zone.to_owned(), epoch, at_ms: 1 };
+    assert_eq!(new.apply(&accept("west", second)), Outcome::Refused(Refusal::NotFound));
+    assert_eq!(new.apply(&accept("east", Epoch::FIRST)), Outcome::Refused(Refusal::OtherEpoch(second)));
+    assert!(!new.has_accepted("east"));
+    assert_eq!(
+        new.apply(&accept("east", second)),
+        Outcome::Stored { revision: Revision(1_001), created: true }
+    );
+    assert_eq!(new.apply(&accept("east", second)), Outcome::Unchanged { revision: Revision(1_001) });
+    let mut third = Catalog::decode(&new.encode()).expect("just written");
+    assert!(third.has_accepted("east") && third == new);
+    third.begin_epoch(0xef, Revision(5));
+    assert_eq!((third.revision(), third.has_accepted("east")), (Revision(1_002), false));
+    assert_eq!(third.continues(Epoch::FIRST, Revision(2)), Ok(()));
+    assert_eq!(third.continues(second, Revision(1_001)), Ok(()));
+}
+
+proptest! {
+    #[test]
+    fn what_is_retained_is_told_as_it_was_and_what_is_not_is_refused(
+        commands in commands().prop_map(some_once),
+        versions in 0..40u32,
+        bytes in 0..9_000u64,
+    ) {
+        let mut catalog = Catalog::new();
+        let limits = Retention { versions, bytes };
+        catalog.apply(&Command::Retain(limits));
+        let mut states = vec![catalog.clone()];
+        for command in &commands {
+            catalog.apply(command);
+            if catalog.revision() > states.last().expect("the first").revision() {
+                states.push(catalog.clone());
+            }
+            prop_assert!(catalog.history.former.len() <= versions as usize);
+        }
+        let read = Catalog::decode(&catalog.encode()).expect("just written");
+        prop_assert_eq!(&read, &catalog);
+        let known = |resource: &&Arc<Resource>| resource.kind != kind::DATAPLANE;
+        for state in &states {
+            let revision = state.revision();
+            let mut keys: std::collections::BTreeSet<_> = catalog.iter().filter(known).map(|r| r.key()).collect();
+            keys.extend(state.iter().filter(known).map(|r| r.key()));
+            for key in keys {
+                let told = read.as_of(&key, revision);
+                if revision < catalog.oldest_retained() {
+                    let too_old = matches!(told, Err(Untold::TooOld { .. }));
+                    prop_assert!(too_old);
+                    continue;
+                }
+                let was = state.get(&key).map_or(AsOf::Absent, |resource| AsOf::Stored(resource.clone()));
+                prop_assert_eq!(told, Ok(was));
+                let touched = read.touched_between(revision, catalog.revision()).expect("retained");
+                prop_assert!(state.get(&key) == catalog.get(&key) || touched.contains(&key));
+            }
+        }
+        if versions == 0 || bytes == 0 {
+            prop_assert_eq!(catalog.history.former.len(), 0);
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn the_same_commands_give_the_same_bytes(commands in commands().prop_map(some_once)) {

@@ -2,9 +2,9 @@
 use super::lookups::Watcher;
 use super::mesh::MeshIndex;
 use super::services::Stored;
-use crate::Source;
 use crate::lookup::{Lookup, Ports};
-use crate::proxy::Held;
+use crate::outlook::{Held, Scope};
+use crate::{Source, trust};
 use serde::de::DeserializeOwned;
 use shared_model::core::{Mesh, MeshIdentity, MeshService, MeshTrust};
 use shared_model::{Problem, Resource, ResourceKey, kind, strict};
@@ -41,9 +41,15 @@ impl MeshIndex {
                 problems
             }
             kind::MESH_TRUST => {
-                let (trust, problems) = read::<MeshTrust>(resource, "spec", MeshTrust::check);
-                match trust {
-                    Some(trust) => self.trusts.insert(place, trust),
+                let (trust, mut problems) = read::<MeshTrust>(resource, "spec", MeshTrust::check);
+                let readable = trust.map(|trust| {
+                    let mut trust = Arc::unwrap_or_clone(trust);
+                    let bad = trust::leave_out_bad(&mut trust);
+                    problems.extend(bad.into_iter().map(|problem| problem.under("spec")));
+                    trust
+                });
+                match readable.filter(|trust| !trust.ca_bundles.is_empty()) {
+                    Some(trust) => self.trusts.insert(place, Arc::new(trust)),
                     None => self.trusts.remove(&place),
                 };
                 self.marks.trusts = true;
@@ -69,7 +75,8 @@ impl MeshIndex {
                 let backends = policy.backends();
                 let services = backends.iter().filter(|backend| backend.kind == kind::MESH_SERVICE);
                 let lookups = services.map(|backend| Lookup::of(backend, Ports::All)).collect();
-                let held = Held { id: key.clone(), policy: Arc::new(policy), lookups };
+                let (number, scope) = (self.number(), Scope::of(&policy));
+                let held = Held { number, id: key.clone(), policy: Arc::new(policy), lookups, scope };
                 self.policies.insert(place, Arc::new(held));
                 Vec::new()
             }
@@ -90,7 +97,13 @@ impl MeshIndex {
             Some(held) => self.room.policies.insert(key.clone(), held.clone()),
             None => self.room.policies.remove(key),
         };
-        self.marks.policies.insert(key.clone());
+        if let Some(before) = &before {
+            self.speaking_of_some.remove(&before.number);
+        }
+        if let Some(held) = counts.as_ref().filter(|held| held.scope == Scope::Some) {
+            self.speaking_of_some.insert(held.number, held.clone());
+        }
+        self.marks.policies.entry(key.clone()).or_insert_with(|| before.clone());
         let watcher = Watcher::Policy(key.clone());
         for lookup in before.iter().flat_map(|held| &held.lookups) {
             self.lookups.unwatch(lookup, &watcher);

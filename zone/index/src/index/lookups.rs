@@ -126,3 +126,14 @@ impl Lookups {
         groups.flat_map(|ports| ports.values().map(|watched| watched.lookup.clone())).collect()
     }
 }
+
+/// The proxies that reach a destination.
+pub(super) fn watching_proxies<'a>(
+    lookups: &'a Lookups,
+    key: &DestinationKey,
+) -> impl Iterator<Item = &'a Arc<str>> {
+    lookups.watchers_of(key).filter_map(|watcher| match watcher {
+        Watcher::Proxy(name) => Some(name),
+        Watcher::Policy(_) => None,
+    })
+}

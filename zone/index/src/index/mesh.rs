@@ -6,7 +6,8 @@ use super::services::Services;
 use super::shared::Shared;
 use crate::Source;
 use crate::epoch::Room;
-use crate::proxy::{Body, Contest, Held, Proxy, Reach};
+use crate::outlook::{Held, Selection};
+use crate::proxy::{Body, Contest, Proxy, Reach};
 use crate::view::AuthoritySpec;
 use shared_model::core::mesh_service::MeshService;
 use shared_model::core::{Mesh, MeshIdentity, MeshTrust};
@@ -33,6 +34,11 @@ pub(super) struct MeshIndex {
     pub lookups: Lookups,
     pub routes: Routes,
     pub reaches: Shared<Reach>,
+    pub selections: Shared<Selection>,
+    /// The policies in force that speak of certain destinations only, by number.
+    pub speaking_of_some: BTreeMap<u64, Arc<Held>>,
+    /// How many numbers were given.
+    numbers: u64,
     pub marks: Marks,
     /// Proxies by tag of an inbound and by label.
     tagged: ByPair<Arc<str>>,
@@ -48,7 +54,8 @@ pub(super) struct Marks {
     pub authorities: bool,
     pub identity_of: BTreeSet<Arc<str>>,
     pub selection_of: BTreeSet<Arc<str>>,
-    pub policies: BTreeSet<ResourceKey>,
+    /// With what counted before.
+    pub policies: BTreeMap<ResourceKey, Option<Arc<Held>>>,
     pub services: BTreeSet<Kri>,
     pub reach_of: BTreeSet<Arc<str>>,
     /// Whose problems are to be stated anew.
@@ -75,10 +82,19 @@ impl MeshIndex {
             lookups: Lookups::default(),
             routes: Routes::default(),
             reaches: Shared::default(),
+            selections: Shared::default(),
+            speaking_of_some: BTreeMap::new(),
+            numbers: 0,
             marks: Marks::default(),
             tagged: ByPair::default(),
             labelled: ByPair::default(),
         }
+    }
+
+    /// A number that nothing else has.
+    pub fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
     }
 
     /// Nothing is known of it any more.

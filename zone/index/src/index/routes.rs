@@ -4,7 +4,7 @@
 //! What a policy says of a destination does not depend on the proxy once it selects one, so it is asked once for each
 //! policy and destination.
 use crate::lookup::{Lookup, Ports};
-use crate::proxy::Held;
+use crate::outlook::{Held, Scope};
 use crate::{Destination, DestinationKey};
 use shared_model::{ResourceKey, kind};
 use shared_policy::kinds::http_route::{self, Filter};
@@ -22,37 +22,43 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Drops what a policy said; answers the destinations of which it spoke.
-    pub fn remove(&mut self, id: &ResourceKey) -> Vec<DestinationKey> {
+    /// Drops what a policy said, and answers it, by destination.
+    pub fn remove(&mut self, id: &ResourceKey) -> BTreeMap<DestinationKey, BTreeSet<Lookup>> {
         if self.routing.remove(id).is_none() {
-            return Vec::new();
+            return BTreeMap::new();
         }
-        let spoken_of = self.known.iter_mut().filter_map(|(key, said)| said.remove(id).map(|_| key.clone()));
-        spoken_of.collect()
+        let said = self.known.iter_mut().filter_map(|(key, said)| Some((key.clone(), said.remove(id)?)));
+        said.collect()
     }
 
-    /// Takes in a policy, given a proxy that it selects; answers the destinations of which it speaks.
+    /// What a policy says, by destination.
+    pub fn said(&self, id: &ResourceKey) -> BTreeMap<DestinationKey, BTreeSet<Lookup>> {
+        if !self.routing.contains_key(id) {
+            return BTreeMap::new();
+        }
+        let said = self.known.iter().filter_map(|(key, said)| Some((key.clone(), said.get(id)?.clone())));
+        said.collect()
+    }
+
+    /// Takes in a policy, given a proxy that it selects.
     pub fn add<'a>(
         &mut self,
         held: &Held,
         facts: &ProxyFacts,
         destination: impl Fn(&DestinationKey) -> Option<&'a Arc<Destination>>,
-    ) -> Vec<DestinationKey> {
-        if held.lookups.is_empty() || held.policy.is_shadow() || self.routing.contains_key(&held.id) {
-            return Vec::new();
+    ) {
+        if held.lookups.is_empty() || held.scope == Scope::Nothing || self.routing.contains_key(&held.id) {
+            return;
         }
         let alone = Matched::of([&held.policy], facts);
-        let mut spoken_of = Vec::new();
         for (key, said) in &mut self.known {
             let lookups =
                 destination(key).map(|destination| backends(&alone, destination)).unwrap_or_default();
             if !lookups.is_empty() {
                 said.insert(held.id.clone(), lookups);
-                spoken_of.push(key.clone());
             }
         }
         self.routing.insert(held.id.clone(), alone);
-        spoken_of
     }
 
     /// What each policy's routes make of a destination.

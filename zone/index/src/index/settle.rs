@@ -1,11 +1,11 @@
 //! Computes anew what is marked, in the order in which one depends on the other. A value that comes out the same marks
 //! nothing further.
-use super::lookups::{Lookups, Watcher};
+use super::lookups::{Watcher, watching_proxies};
 use super::mesh::MeshIndex;
 use crate::identity::{Identified, Subject, authority_of, authority_of_mtls, identify};
 use crate::lookup::Lookup;
 use crate::problems::{Found, Problems};
-use crate::proxy::{Held, Proxy, Reach, Selection};
+use crate::proxy::{Proxy, Reach};
 use crate::view::OutboundView;
 use crate::{Destination, DestinationKey, Source, service};
 use shared_model::core::Mesh;
@@ -60,7 +60,7 @@ impl MeshIndex {
     /// The proxies that reach destinations whose endpoints alone are other than before, unless they are touched anyway.
     fn clients_of(&self, moved: &[DestinationKey]) -> BTreeMap<Arc<str>, Vec<Arc<Destination>>> {
         let mut clients: BTreeMap<Arc<str>, Vec<Arc<Destination>>> = BTreeMap::new();
-        for destination in moved.iter().filter_map(|key| self.room.destinations.get(key)) {
+        for destination in moved.iter().filter_map(|key| self.room.destination(key)) {
             let watching: BTreeSet<_> = watching_proxies(&self.lookups, &destination.key).collect();
             for name in watching.into_iter().filter(|name| !self.marks.touched.contains(*name)) {
                 clients.entry(name.clone()).or_default().push(destination.clone());
@@ -75,7 +75,7 @@ impl MeshIndex {
         for lookup in &proxy.reach.lookups {
             self.lookups.unwatch(lookup, &watcher);
         }
-        for held in &proxy.selection.policies {
+        for held in proxy.selection.iter() {
             *self.marks.matched.entry(held.id.clone()).or_default() -= 1;
         }
         self.count_authority(&proxy.identified, false);
@@ -192,87 +192,6 @@ impl MeshIndex {
         differ
     }
 
-    fn settle_selections(&mut self) {
-        let mut rerouted: Vec<DestinationKey> = Vec::new();
-        for id in &self.marks.policies {
-            rerouted.extend(self.routes.remove(id));
-        }
-        let names: Vec<Arc<str>> = match self.marks.policies.is_empty() {
-            true => self.marks.selection_of.iter().cloned().collect(),
-            false => self.room.proxies.keys().cloned().collect(),
-        };
-        let mut concerned: BTreeMap<*const Held, Option<BTreeSet<Arc<str>>>> = BTreeMap::new();
-        for name in names {
-            let Some(proxy) = self.room.proxies.get(&name) else { continue };
-            let facts = proxy.body.facts(&self.zone);
-            let selects = |held: &&Arc<Held>| held.policy.selects(&facts);
-            let before = &proxy.selection.policies;
-            let other_facts = self.marks.selection_of.contains(&name);
-            let now: Vec<Arc<Held>> = if other_facts {
-                self.room.policies.values().filter(selects).cloned().collect()
-            } else {
-                let changed = self.marks.policies.iter().filter_map(|id| self.room.policies.get(id));
-                let mut added: Vec<Arc<Held>> = changed.filter(selects).cloned().collect();
-                let is_changed = |held: &&Arc<Held>| self.marks.policies.contains(&held.id);
-                if added.is_empty() && !before.iter().any(|held| is_changed(&held)) {
-                    continue;
-                }
-                added.extend(before.iter().filter(|held| !is_changed(held)).cloned());
-                added.sort_by(|a, b| a.id.cmp(&b.id));
-                added
-            };
-            let (gone, new) = difference(before, &now);
-            let in_force = |held: &&Arc<Held>| !held.policy.is_shadow();
-            for held in &new {
-                rerouted.extend(self.routes.add(held, &facts, |key| self.room.destinations.get(key)));
-            }
-            // One with other facts is touched by these.
-            let concerned = |held: &Arc<Held>| {
-                let clients = concerned.entry(Arc::as_ptr(held)).or_insert_with(|| self.concerned_by(held));
-                clients.as_ref().is_none_or(|clients| clients.contains(&name))
-            };
-            let touches = !other_facts && gone.iter().chain(&new).filter(in_force).any(concerned);
-            let reroutes = gone.iter().chain(&new).any(|held| in_force(&held) && !held.lookups.is_empty());
-            for (held, step) in gone.iter().map(|held| (held, -1)).chain(new.iter().map(|held| (held, 1))) {
-                *self.marks.matched.entry(held.id.clone()).or_default() += step;
-            }
-            if gone.is_empty() && new.is_empty() && !other_facts {
-                continue;
-            }
-            let selection = Arc::new(Selection::new(now));
-            if let Some(proxy) = self.room.proxies.get_mut(&name) {
-                Arc::make_mut(proxy).selection = selection;
-            }
-            if reroutes && other_facts {
-                self.marks.reach_of.insert(name.clone());
-            }
-            if touches {
-                self.marks.touched.insert(name);
-            }
-        }
-        for key in &rerouted {
-            let proxies = watching_proxies(&self.lookups, key).cloned();
-            self.marks.reach_of.extend(proxies);
-        }
-        for (id, step) in std::mem::take(&mut self.marks.matched) {
-            let before = self.room.matched.get(&id).copied().unwrap_or_default();
-            match before.saturating_add_signed(step as isize) {
-                0 => self.room.matched.remove(&id),
-                now => self.room.matched.insert(id, now),
-            };
-        }
-    }
-
-    /// The proxies to which a policy says something, if it selects them; `None`: all.
-    fn concerned_by(&self, held: &Held) -> Option<BTreeSet<Arc<str>>> {
-        if held.policy.concerns([]) {
-            return None;
-        }
-        let destinations = self.room.destinations.values();
-        let spoken_of = destinations.filter(|destination| held.policy.concerns([destination.target()]));
-        Some(spoken_of.flat_map(|one| watching_proxies(&self.lookups, &one.key)).cloned().collect())
-    }
-
     /// Computes the marked services and the lookups that may find something else for it.
     fn settle_services(&mut self, problems: &mut Problems) -> Services {
         let mut wanted_differ = false;
@@ -310,14 +229,15 @@ impl MeshIndex {
                 }
             }
             for destination in difference.changed {
-                match difference.moved.contains(&destination.key) {
+                let has_moved = difference.moved.contains(&destination.key);
+                match has_moved {
                     true => moved.push(destination.key.clone()),
                     false => changed.push(destination.key.clone()),
                 }
-                self.room.destinations.insert(destination.key.clone(), destination);
+                self.place(destination, has_moved);
             }
             for key in difference.gone {
-                self.room.destinations.remove(&key);
+                self.displace(&key);
                 changed.push(key);
             }
             for called in &difference.renamed {
@@ -362,6 +282,7 @@ impl MeshIndex {
             let Some(proxy) = self.room.proxies.get(&name).cloned() else { continue };
             let watcher = Watcher::Proxy(name.clone());
             let (mut reach, mut outbounds) = (Reach::default(), Vec::new());
+            let mut scope: BTreeSet<Arc<DestinationKey>> = BTreeSet::new();
             for (i, (outbound, ask)) in proxy.body.asks().enumerate() {
                 let watched = match ask {
                     Ok(ask) => {
@@ -384,26 +305,29 @@ impl MeshIndex {
                         reach.problems.push(Problem::new(path, format!("leads nowhere: {}", watched.lookup)));
                     }
                 }
-                reach.scope.extend(watched.found.iter().cloned());
+                scope.extend(watched.found.iter().cloned());
             }
             let mut routed = BTreeSet::new();
             for OutboundView { destination, .. } in &outbounds {
-                let Some(destination) = self.room.destinations.get(&**destination) else { continue };
+                let Some(destination) = self.room.destination(destination) else { continue };
                 let said = self.routes.of(destination).iter();
-                routed.extend(
-                    said.filter(|(id, _)| proxy.selection.has(id)).flat_map(|(_, lookups)| lookups).cloned(),
-                );
+                let selected = |id: &ResourceKey| {
+                    self.room.policies.get(id).is_some_and(|held| proxy.selection.has(held.number))
+                };
+                routed.extend(said.filter(|(id, _)| selected(id)).flat_map(|(_, lookups)| lookups).cloned());
             }
             for lookup in &routed {
                 let watched =
                     self.lookups.watch(lookup, watcher.clone(), |lookup| self.services.resolve(lookup));
                 reach.lookups.insert(watched.lookup.clone());
-                reach.scope.extend(watched.found.iter().cloned());
+                scope.extend(watched.found.iter().cloned());
             }
             for lookup in proxy.reach.lookups.difference(&reach.lookups) {
                 self.lookups.unwatch(lookup, &watcher);
             }
             reach.outbounds = Arc::new(outbounds);
+            reach.scope =
+                scope.iter().filter_map(|key| self.room.destinations.get(&**key)).copied().collect();
             if *proxy.reach != reach {
                 let place = Arc::as_ptr(&proxy.body.outbounds) as usize as u64;
                 let reach = self.reaches.of(place, reach);
@@ -443,32 +367,4 @@ impl MeshIndex {
             }
         }
     }
-}
-
-/// The proxies that reach a destination.
-fn watching_proxies<'a>(lookups: &'a Lookups, key: &DestinationKey) -> impl Iterator<Item = &'a Arc<str>> {
-    lookups.watchers_of(key).filter_map(|watcher| match watcher {
-        Watcher::Proxy(name) => Some(name),
-        Watcher::Policy(_) => None,
-    })
-}
-
-/// What is only in the first and only in the second of two lists that are sorted by id.
-fn difference(a: &[Arc<Held>], b: &[Arc<Held>]) -> (Vec<Arc<Held>>, Vec<Arc<Held>>) {
-    let (mut only_a, mut only_b) = (Vec::new(), Vec::new());
-    let (mut i, mut j) = (0, 0);
-    while i < a.len() || j < b.len() {
-        match (a.get(i), b.get(j)) {
-            (Some(x), Some(y)) if Arc::ptr_eq(x, y) => (i, j) = (i + 1, j + 1),
-            (Some(x), y) if y.is_none_or(|y| x.id <= y.id) => {
-                only_a.push(x.clone());
-                i += 1;
-            }
-            (_, y) => {
-                only_b.extend(y.cloned());
-                j += 1;
-            }
-        }
-    }
-    (only_a, only_b)
 }

@@ -128,10 +128,36 @@ fn mesh_identity(dice: &mut Dice, mesh: &str) -> Resource {
 }
 
 fn mesh_trust(dice: &mut Dice, mesh: &str) -> Resource {
-    let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n", dice.roll(3));
-    let spec =
-        json!({"trustDomain": dice.pick(&["a", "b"]), "caBundles": [{"type": "Pem", "pem": {"value": pem}}]});
+    let pems = [include_str!("one.pem"), include_str!("two.pem"), "-----BEGIN CERTIFICATE-----\nbad\n"];
+    let bundles: Vec<Value> =
+        (0..1 + dice.roll(2)).map(|_| json!({"type": "Pem", "pem": {"value": dice.pick(&pems)}})).collect();
+    let spec = json!({"trustDomain": dice.pick(&["a", "b"]), "caBundles": bundles});
     Resource::new("MeshTrust", mesh, dice.pick(&["t1", "t2"]), spec)
+}
+
+/// One that speaks of what comes in, or of every destination.
+fn permission(dice: &mut Dice, mesh: &str, top: Value) -> Resource {
+    let name = dice.pick(&["p", "q"]);
+    let everything = json!({"kind": "Mesh"});
+    match dice.roll(3) {
+        0 => {
+            let conf = json!({"idleTimeout": format!("{}s", 1 + dice.roll(2))});
+            let spec = json!({"targetRef": top, "to": [{"targetRef": everything, "default": conf}]});
+            Resource::new("MeshTimeout", mesh, name, spec)
+        }
+        1 => {
+            let tags = json!({"kuma.io/service": dice.pick(SERVICES)});
+            let top = json!({"kind": "MeshSubset", "tags": tags});
+            let conf = json!({"action": dice.pick(&["Allow", "Deny"])});
+            let spec = json!({"targetRef": top, "from": [{"targetRef": everything, "default": conf}]});
+            Resource::new("MeshTrafficPermission", mesh, name, spec)
+        }
+        _ => {
+            let id = json!({"type": "Prefix", "value": dice.pick(&["spiffe://a", "spiffe://b"])});
+            let spec = json!({"targetRef": top, "rules": [{"default": {"allow": [{"spiffeID": id}]}}]});
+            Resource::new("MeshTrafficPermission", mesh, name, spec)
+        }
+    }
 }
 
 fn policy(dice: &mut Dice, mesh: &str) -> Resource {
@@ -141,8 +167,9 @@ fn policy(dice: &mut Dice, mesh: &str) -> Resource {
         2 => json!({"kind": "Dataplane", "name": "a"}),
         _ => json!({"kind": "Dataplane", "labels": {"team": "b"}}),
     };
-    let to = match dice.roll(3) {
+    let to = match dice.roll(4) {
         0 => json!({"kind": "MeshService", "labels": {"team": "a"}}),
+        3 => return permission(dice, mesh, top),
         1 => json!({"kind": "MeshService", "name": dice.pick(&["web", "api"]), "sectionName": "80"}),
         _ => json!({"kind": "MeshService", "name": dice.pick(&["web", "api"])}),
     };

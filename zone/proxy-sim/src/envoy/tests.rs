@@ -163,3 +163,41 @@ fn state_of_the_world_repeats_all_names_and_removes_by_absence() {
     take(&mut envoy, Kind::Cluster, &clusters(&["b"], 0), &[]);
     assert_eq!(envoy.held(Kind::Cluster).len(), 1);
 }
+
+#[test]
+fn a_refusal_of_the_state_of_the_world_keeps_the_version_and_answers_the_newest_nonce() {
+    let mut envoy = Envoy::new(Protocol::Sotw, Arc::default(), false);
+    envoy.open();
+    take(&mut envoy, Kind::Cluster, &clusters(&["a"], 0), &[]);
+    let assignment = endpoints("a");
+    let resources = vec![Item { name: assignment.0, version: "2", body: &assignment.1 }];
+    let newer = Response {
+        type_url: Kind::Endpoint.type_url(),
+        nonce: "n2",
+        version: "v2",
+        resources,
+        removed: vec![],
+    };
+    envoy.refusing = true;
+    let refusal = envoy.take(&newer, Instant::now(), false).unwrap().requests;
+    assert_eq!((refusal.len(), refusal[0].nonce.as_str(), refusal[0].version.as_str()), (1, "n2", ""));
+    envoy.refusing = false;
+    response(Kind::Cluster, &clusters(&["a", "b"], 0), &[], |response| {
+        let asked = envoy.take(response, Instant::now(), false).unwrap().requests;
+        let asked = asked.iter().find(|request| request.kind == Some(Kind::Endpoint)).unwrap();
+        let names: Vec<&str> = asked.names.iter().map(|name| &**name).collect();
+        assert_eq!((asked.nonce.as_str(), asked.version.as_str(), names), ("n2", "", vec!["a", "b"]));
+    });
+}
+
+#[test]
+fn what_is_waited_for_is_told_until_all_is_there() {
+    let mut starting = envoy();
+    starting.open();
+    take(&mut starting, Kind::Cluster, &clusters(&["a"], 0), &[]);
+    let awaits = starting.awaits();
+    for what in ["eds a", "a to warm its cluster", "listeners"] {
+        assert!(awaits.iter().any(|said| said == what), "{awaits:?}");
+    }
+    assert!(started().awaits().is_empty());
+}

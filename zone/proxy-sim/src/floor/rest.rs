@@ -2,7 +2,7 @@
 use super::prebuilt::{Body, Chunk};
 use super::stream::Push;
 use super::{Floor, build};
-use crate::documents::{self, MOVED};
+use crate::documents::{self, MOVED, ROLLED};
 use crate::wire::Kind;
 use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode};
@@ -35,10 +35,13 @@ struct Triggers {
     editions: Arc<[AtomicUsize; 3]>,
     /// What was written last, by collection and name: the same document again is no change.
     written: Arc<Mutex<BTreeMap<(String, String), Bytes>>>,
+    /// Endpoints without a proxy: their addresses by service and name.
+    guests: Arc<Mutex<BTreeMap<usize, BTreeMap<String, String>>>>,
 }
 
 pub fn triggers(floor: Arc<Floor>) -> Router {
-    let triggers = Triggers { floor, editions: Arc::default(), written: Arc::default() };
+    let triggers =
+        Triggers { floor, editions: Arc::default(), written: Arc::default(), guests: Arc::default() };
     Router::new()
         .route("/", get(|| async { Json(json!({"product": "floor"})) }))
         .route("/tokens/dataplane", post(|| async { "the-floor-asks-for-no-token" }))
@@ -53,41 +56,68 @@ async fn item(
     Path((_, collection, name)): Path<(String, String, String)>,
     body: Bytes,
 ) -> Response {
-    let document: Value = serde_json::from_slice(&body).unwrap_or_default();
-    if !matches!(method, Method::PUT | Method::DELETE) {
-        return (StatusCode::NOT_FOUND, Json(json!({}))).into_response();
-    }
     let before = {
         let mut written = triggers.written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.insert((collection.clone(), name.clone()), body.clone())
+        let key = (collection.clone(), name.clone());
+        match method {
+            Method::PUT => written.insert(key, body.clone()),
+            Method::DELETE => written.remove(&key),
+            _ => return (StatusCode::NOT_FOUND, Json(json!({}))).into_response(),
+        }
     };
-    if before.is_some_and(|before| before == body) {
+    if method == Method::PUT && before.as_ref() == Some(&body) {
         return Json(json!({})).into_response();
     }
+    let there = method == Method::PUT;
+    // What is deleted is what was there.
+    let document = if there { body } else { before.unwrap_or_default() };
+    let document: Value = serde_json::from_slice(&document).unwrap_or_default();
     match (collection.as_str(), name.as_str()) {
-        ("dataplanes", _) => triggers.moved(&document),
+        ("dataplanes", name) => triggers.moved(name, &document, there),
         ("meshtimeouts", _) => triggers.timeout(&document),
         ("meshtrafficpermissions", "withdrawn") => triggers.permission(&document),
+        ("meshhttproutes", "edited") => triggers.route(&document),
         _ => {}
     }
     Json(json!({})).into_response()
 }
 
 impl Triggers {
-    /// The endpoint that moves: one assignment, made now, to the clients of its service.
-    fn moved(&self, document: &Value) {
+    /// An endpoint without a proxy comes, moves or goes: one assignment, made now, to the clients of its service.
+    fn moved(&self, guest: &str, document: &Value, there: bool) {
         let floor = &self.floor;
         let Some((name, address)) = documents::service_and_address(document) else { return };
-        let Some(service) = floor.graph.find_service(name).filter(|_| address.starts_with(MOVED)) else {
-            return;
-        };
+        let is_guest = address.starts_with(MOVED) || address.starts_with(ROLLED);
+        let Some(service) = floor.graph.find_service(name).filter(|_| is_guest) else { return };
         let instances = floor.graph.services[service].instances.clone();
         let mut addresses: Vec<String> = instances.map(|proxy| floor.graph.address_of(proxy)).collect();
-        addresses.push(address.to_owned());
+        // Held until it is pushed: what is pushed last is what there is.
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_service = guests.entry(service).or_default();
+        match there {
+            true => of_service.insert(guest.to_owned(), address.to_owned()),
+            false => of_service.remove(guest),
+        };
+        addresses.extend(of_service.values().cloned());
         let message = build::assignment(name, &addresses, floor.shape.assignment_bytes);
         let chunk = Chunk::of(Kind::Endpoint, name, &message);
         let body = Body::of(Kind::Endpoint, std::iter::once(&chunk));
         floor.push(floor.graph.clients_of(service), |_| Push(body.clone()));
+    }
+
+    /// A route of one caller: the routes of its instances to one service.
+    fn route(&self, document: &Value) {
+        let floor = &self.floor;
+        let spec = &document["spec"];
+        let find = |name: &Value| name.as_str().and_then(|name| floor.graph.find_service(name));
+        let caller = find(&spec["targetRef"]["tags"]["kuma.io/service"])
+            .or(find(&spec["targetRef"]["labels"]["kuma.io/workload"]));
+        let (Some(caller), Some(called)) = (caller, find(&spec["to"][0]["targetRef"]["name"])) else {
+            return;
+        };
+        let edition = self.next_edition(1);
+        let message = floor.prebuilt.routes_to(called, edition);
+        floor.push(floor.graph.services[caller].instances.clone(), |_| Push(message.clone()));
     }
 
     /// A timeout: the routes of everybody, or those to one service.
@@ -116,9 +146,7 @@ impl Triggers {
         let target = &document["spec"]["targetRef"];
         let name =
             target["tags"]["kuma.io/service"].as_str().or(target["labels"]["kuma.io/workload"].as_str());
-        // Deleted without a body, which does not say whose it was: the scenarios have one only.
-        let service =
-            name.and_then(|name| floor.graph.find_service(name)).unwrap_or_else(|| floor.graph.busiest());
+        let Some(service) = name.and_then(|name| floor.graph.find_service(name)) else { return };
         let instances = floor.graph.services[service].instances.clone();
         floor.push(instances, |_| Push(floor.prebuilt.inbound(service, edition).clone()));
     }

@@ -80,6 +80,7 @@ pub async fn at_rate(stage: &mut Stage<'_>, name: &str, rate: f64) -> Result<Pha
     phase.figures.insert("cpu_us_per_change", cpu_us);
     phase.figures.insert("cpu_us_per_change_and_proxy", cpu_us / clients.max(1) as f64);
     phase.figures.insert("changes_per_second", f64::from(total) / seconds);
+    phase.figures.insert("changes", f64::from(total));
     phase.figures.insert("clients", clients as f64);
     phase.figures.insert("responses_per_change", phase.fleet.responses as f64 / f64::from(total));
     Ok(phase)

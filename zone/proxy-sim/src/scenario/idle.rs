@@ -11,7 +11,7 @@ const RATE: f64 = 100.0;
 
 pub async fn run(stage: &Stage<'_>) -> Result<Vec<Phase>> {
     let nothing = measure(stage, "idle", async || {
-        tokio::time::sleep(stage.settings.duration).await;
+        tokio::time::sleep(stage.settings.rest).await;
         Ok(0)
     });
     let mut phases = vec![nothing.await?];
@@ -60,9 +60,13 @@ async fn at_rate(stage: &Stage<'_>, document: impl Fn(u32) -> Document) -> Resul
 }
 
 async fn measure(stage: &Stage<'_>, name: &str, work: impl AsyncFnOnce() -> Result<u32>) -> Result<Phase> {
+    let generations = stage.target.generations().await?;
     let meter = stage.meter(name);
     let writes = work().await?;
     let mut phase = stage.measured(meter);
+    if let (Some(before), Some(now)) = (generations, stage.target.generations().await?) {
+        phase.figures.insert("regenerations", now - before);
+    }
     phase.figures.insert("pushes", phase.fleet.responses as f64);
     phase.figures.insert("writes", f64::from(writes));
     phase.figures.insert("cpu_share_of_a_core", phase.cpu_s() / phase.seconds);

@@ -19,7 +19,8 @@ pub async fn run(stage: &mut Stage<'_>) -> Result<Vec<Phase>> {
     Ok(vec![rest, churn, after])
 }
 
-async fn at_rest(stage: &Stage<'_>, name: &str) -> Phase {
+/// What it is when nothing has happened for a while.
+pub async fn at_rest(stage: &Stage<'_>, name: &str) -> Phase {
     let meter = stage.meter(name);
     tokio::time::sleep(REST).await;
     let mut phase = stage.measured(meter);

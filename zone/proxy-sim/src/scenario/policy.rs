@@ -10,7 +10,7 @@ use std::time::Duration;
 const QUIET: Duration = Duration::from_millis(200);
 
 /// A write of one round.
-enum Write {
+pub enum Write {
     Put(Document),
     Delete(Document),
 }
@@ -26,15 +26,17 @@ pub async fn run(stage: &Stage<'_>) -> Result<Vec<Phase>> {
         0 => Write::Put(documents::withdrawal(style, graph, service)),
         _ => Write::Delete(documents::withdrawal(style, graph, service)),
     };
-    let (clients, instances) = (graph.clients_of(service).count(), graph.services[service].instances.len());
+    let clients = stage.zones * graph.clients_of(service).count();
+    let instances = stage.zones * graph.services[service].instances.len();
     Ok(vec![
         rounds(stage, "timeout of one service", clients, one).await?,
-        rounds(stage, "timeout of the mesh", graph.proxies(), all).await?,
+        rounds(stage, "timeout of the mesh", stage.fleet.proxies.len(), all).await?,
         rounds(stage, "permission withdrawn", instances, permission).await?,
     ])
 }
 
-async fn rounds(
+/// Changes a policy in rounds, each after the one before has reached `affected` proxies.
+pub async fn rounds(
     stage: &Stage<'_>,
     name: &str,
     affected: usize,

@@ -16,12 +16,13 @@ pub struct Holder {
 
 #[derive(Default)]
 pub struct Leaves {
-    leaves: BTreeMap<IdentitySpec, Leaf>,
-    /// What each stream holds, so that its end costs no search.
-    held: BTreeMap<Holder, BTreeSet<IdentitySpec>>,
+    leaves: BTreeMap<Arc<IdentitySpec>, Leaf>,
+    /// What each stream holds, so that its end costs no search. It is seldom more than one.
+    held: BTreeMap<Holder, Vec<Arc<IdentitySpec>>>,
 }
 
 struct Leaf {
+    spec: Arc<IdentitySpec>,
     certificate: Arc<Certificate>,
     renew_at: Timestamp,
     holders: BTreeSet<Holder>,
@@ -41,7 +42,7 @@ impl Leaves {
         let leaf = self.leaves.get_mut(spec).filter(|leaf| leaf.certificate.not_after > now)?;
         if !leaf.holders.contains(holder) {
             leaf.holders.insert(holder.clone());
-            self.held.entry(holder.clone()).or_default().insert(spec.clone());
+            self.held.entry(holder.clone()).or_default().push(leaf.spec.clone());
         }
         Some(leaf.certificate.clone())
     }
@@ -55,7 +56,9 @@ impl Leaves {
         }
         let holders = before.map(|leaf| std::mem::take(&mut leaf.holders)).unwrap_or_default();
         let renew_at = renew_at(certificate.not_before, certificate.not_after, jitter);
-        self.leaves.insert(spec.clone(), Leaf { certificate: Arc::new(certificate), renew_at, holders });
+        let spec = Arc::new(spec.clone());
+        let leaf = Leaf { spec: spec.clone(), certificate: Arc::new(certificate), renew_at, holders };
+        self.leaves.insert(spec, leaf);
         true
     }
 
@@ -73,8 +76,8 @@ impl Leaves {
         self.leaves.retain(|spec, leaf| {
             let (is_due, is_held) = (leaf.renew_at <= now, !leaf.holders.is_empty());
             match (is_due, is_held) {
-                (true, true) => due.renew.push(spec.clone()),
-                (true, false) => due.dropped.push(spec.clone()),
+                (true, true) => due.renew.push((**spec).clone()),
+                (true, false) => due.dropped.push((**spec).clone()),
                 (false, _) => {}
             }
             !is_due || is_held

@@ -70,6 +70,19 @@ async fn proxies_of_one_identity_share_a_certificate_and_are_woken_when_it_is_re
 }
 
 #[tokio::test]
+async fn replicas_that_come_together_cost_one_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let certificates = issuer(dir.path()).await;
+    let holders: Vec<Holder> = (0..16).map(|i| holder(&format!("web-{i}"))).collect();
+    let spec = spec();
+    let all = holders.iter().map(|holder| certificates.obtain(&spec, holder));
+    let obtained = futures::future::try_join_all(all).await.unwrap();
+    assert!(obtained.iter().all(|one| one.identity == obtained[0].identity));
+    assert_eq!(certificates.metrics.certificates_issued.get(), 1);
+    assert!(lock(&certificates.flights).is_empty());
+}
+
+#[tokio::test]
 async fn a_proxy_has_the_same_certificate_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let first = issuer(dir.path()).await;

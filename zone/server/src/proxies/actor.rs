@@ -13,7 +13,7 @@
 use super::admission::Credential;
 use super::slot::{News, Slot};
 use super::{Connected, Wake};
-use crate::ads::Requests;
+use crate::ads::{Outgoing, Requests};
 use crate::certificates::{Certificate, Certificates, Holder};
 use crate::insights::{Counts, Insights};
 use crate::metrics::{self, ByType, Metrics};
@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tonic::Status;
 use zone_index::{IdentitySpec, ProxyId, ProxyView};
-use zone_xds::{Effect, Encoded, Manifests, Response, Session, Type};
+use zone_xds::{Effect, Encoded, Manifests, Session, Type};
 
 /// Responses that may wait for a slow peer. A session has one of each type on its way; a peer that lets more than that
 /// pile up does not read.
@@ -52,7 +52,7 @@ pub struct Parts {
     pub metadata: Value,
     pub first: DeltaDiscoveryRequest,
     pub requests: Requests,
-    pub outbox: mpsc::Sender<Result<Response, Status>>,
+    pub outbox: mpsc::Sender<Outgoing>,
     pub credential: Credential,
     /// Its turn to be given all that it needs; others wait for theirs.
     pub turn: Option<OwnedSemaphorePermit>,
@@ -75,7 +75,7 @@ pub struct ProxyActor {
     stream: String,
     /// Until the actor has started.
     start: Option<(DeltaDiscoveryRequest, Requests, Value)>,
-    outbox: mpsc::Sender<Result<Response, Status>>,
+    outbox: mpsc::Sender<Outgoing>,
     credential: Credential,
     /// Until the first wake.
     is_new: bool,
@@ -267,7 +267,7 @@ impl ProxyActor {
     fn perform(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
         for effect in effects {
             match effect {
-                Effect::Send(response) => match self.outbox.try_send(Ok(response)) {
+                Effect::Send(response) => match self.outbox.try_send(Ok(Box::new(response))) {
                     Ok(()) => {}
                     Err(mpsc::error::TrySendError::Closed(_)) => ctx.stop(),
                     Err(mpsc::error::TrySendError::Full(_)) => {
@@ -369,7 +369,7 @@ impl Actor for ProxyActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let Some((first, requests, metadata)) = self.start.take() else { return };
-        self.shared.insights.connected(&self.id, &self.stream, metadata, shared_node::time::now());
+        self.shared.insights.connected(&self.id, &self.stream, &metadata, shared_node::time::now());
         tracing::info!(mesh = self.id.mesh, proxy = self.id.name, "proxy connected");
         let effects = self.session.answer(&first);
         self.perform(effects, ctx);

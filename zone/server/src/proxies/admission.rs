@@ -1,12 +1,17 @@
 //! Who a stream says that it is, and whether its token lets it be that.
-use crate::catalogs::Catalogs;
+mod tokens;
+
+pub use tokens::Tokens;
+
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::{Struct, Value as ProtoValue, value::Kind as ProtoKind};
 use serde_json::{Value, json};
-use shared_identity::names::Purpose;
-use shared_identity::token::{self, DataplaneClaims, TokenError};
+use shared_identity::token::{self, TokenError};
 use shared_model::core::Dataplane;
 use shared_model::{Resource, document, kind, labels, strict};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokens::Secrets;
 use zone_index::ProxyId;
 
 /// Marks a Dataplane that came with its proxy and leaves with it.
@@ -104,11 +109,11 @@ pub fn dataplane(text: &str, id: &ProxyId, zone: &str) -> Result<Resource, Strin
 
 /// A token that was good when the stream was opened.
 pub struct Credential {
-    token: String,
-    mesh: String,
-    catalogs: Catalogs,
-    /// What there was of secrets when it was checked: how many, and the newest, of each source.
-    checked_at: [(usize, u64); 2],
+    token: Box<str>,
+    mesh: Box<str>,
+    tokens: Arc<Tokens>,
+    /// What there was of secrets when it was checked.
+    checked_with: Secrets,
 }
 
 impl Credential {
@@ -118,25 +123,29 @@ impl Credential {
         token: &str,
         id: &ProxyId,
         described: &[&Resource],
-        catalogs: &Catalogs,
+        tokens: &Arc<Tokens>,
     ) -> Result<Credential, String> {
-        let (token, mesh, catalogs) = (token.trim().to_owned(), id.mesh.clone(), catalogs.clone());
-        // Before the check: what changes meanwhile shows.
-        let checked_at = secrets(&catalogs);
-        let credential = Credential { token, mesh, catalogs, checked_at };
-        let claims =
-            credential.verify().map_err(|error| format!("the dataplane token is refused: {error}"))?;
+        let token = token.trim();
+        let checked = tokens.check(token, &id.mesh, shared_node::time::now());
+        let (claims, checked_with) =
+            checked.map_err(|error| format!("the dataplane token is refused: {error}"))?;
         for resource in described {
-            let tags =
-                strict::read::<Dataplane>(&resource.spec, "").map(|spec| spec.tags()).unwrap_or_default();
+            // Few tokens are bound to tags, and a Dataplane is long.
+            let tags = match claims.tags.is_empty() {
+                true => BTreeMap::new(),
+                false => {
+                    strict::read::<Dataplane>(&resource.spec, "").map(|spec| spec.tags()).unwrap_or_default()
+                }
+            };
             token::check_dataplane(&claims, &id.mesh, &id.name, &tags, &resource.labels)?;
         }
-        Ok(credential)
+        let (token, mesh) = (token.into(), id.mesh.as_str().into());
+        Ok(Credential { token, mesh, tokens: tokens.clone(), checked_with })
     }
 
     /// Whether the keys and revocations of now still let it in. That it has expired meanwhile does not end a stream.
     pub fn recheck(&self) -> Result<(), String> {
-        match self.verify() {
+        match self.tokens.check(&self.token, &self.mesh, shared_node::time::now()) {
             Ok(_) | Err(TokenError::Expired(_)) => Ok(()),
             Err(error) => Err(format!("the dataplane token is refused: {error}")),
         }
@@ -144,21 +153,8 @@ impl Credential {
 
     /// True when a key or a revocation may have come since it was checked.
     pub fn is_stale(&self) -> bool {
-        secrets(&self.catalogs) != self.checked_at
+        self.tokens.secrets() != self.checked_with
     }
-
-    fn verify(&self) -> Result<DataplaneClaims, TokenError> {
-        let keys = self.catalogs.keys(&Purpose::Dataplane { mesh: self.mesh.clone() });
-        token::verify(&self.token, &keys, shared_node::time::now())
-    }
-}
-
-fn secrets(catalogs: &Catalogs) -> [(usize, u64); 2] {
-    [catalogs.followed(), catalogs.owned()].map(|catalog| {
-        let all =
-            || [kind::SECRET, kind::GLOBAL_SECRET].into_iter().flat_map(|kind| catalog.list(kind, None));
-        (all().count(), all().map(|secret| secret.revision.0).max().unwrap_or_default())
-    })
 }
 
 /// Metadata deeper than this is cut: nothing of ours is.
@@ -186,9 +182,9 @@ fn json(value: &ProtoValue, depth: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalogs::Catalogs;
     use shared_catalog::{Catalog, Command, Expected, Meshes};
     use shared_model::Timestamp;
-    use std::sync::Arc;
     use tokio::sync::watch;
 
     fn node(id: &str, resource: Option<&str>) -> Node {
@@ -250,9 +246,9 @@ mod tests {
     fn a_credential_is_stale_once_a_secret_has_changed() {
         let mut catalog = Catalog::with_meshes(Meshes::Elsewhere);
         let (owned, feed) = watch::channel(Arc::new(catalog.clone()));
-        let catalogs = Catalogs::new("east", None, feed);
-        let checked_at = secrets(&catalogs);
-        let credential = Credential { token: String::new(), mesh: "default".into(), catalogs, checked_at };
+        let tokens = Tokens::new(Catalogs::new("east", None, feed));
+        let checked_with = tokens.secrets();
+        let credential = Credential { token: "".into(), mesh: "default".into(), tokens, checked_with };
         for (kind, stale) in [(kind::MESH_SERVICE, false), (kind::SECRET, true)] {
             let resource = Resource::new(kind, "default", "a", json!({}));
             catalog.apply(&Command::put(&resource, Expected::Any, Timestamp::UNIX_EPOCH));

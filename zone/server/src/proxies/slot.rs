@@ -2,8 +2,9 @@
 //! takes the place of older news of them, and news of everything takes the place of all.
 //!
 //! ```text
-//! whole() | moved(assignments, generation) --true: wake--> the actor --take()--> News
+//! whole(urgency) | moved(assignments, generation) --Some(urgency): wake--> the actor --take()--> News
 //! ```
+use super::turns::Urgency;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zone_xds::Encoded;
 
@@ -12,8 +13,8 @@ pub struct Slot(Mutex<Latest>);
 
 #[derive(Debug, Default)]
 struct Latest {
-    /// The actor has been woken and has not looked yet.
-    woken: bool,
+    /// The actor has been called so urgently, and has not looked yet.
+    called: Option<Urgency>,
     whole: bool,
     assignments: Vec<Arc<Encoded>>,
     generation: u64,
@@ -33,16 +34,16 @@ pub enum News {
 }
 
 impl Slot {
-    /// Anything may be new. Answers whether the actor must be woken.
-    pub fn whole(&self) -> bool {
+    /// Anything may be new. Answers how urgently the actor must be called, if it must.
+    pub fn whole(&self, urgency: Urgency) -> Option<Urgency> {
         let mut latest = self.lock();
         latest.whole = true;
         latest.assignments = Vec::new();
-        !std::mem::replace(&mut latest.woken, true)
+        latest.call(urgency)
     }
 
-    /// Other endpoints are all that is new in this epoch. Answers whether the actor must be woken.
-    pub fn moved(&self, assignments: &[Arc<Encoded>], generation: u64) -> bool {
+    /// Other endpoints are all that is new in this epoch. Answers how urgently the actor must be called, if it must.
+    pub fn moved(&self, assignments: &[Arc<Encoded>], generation: u64) -> Option<Urgency> {
         let mut latest = self.lock();
         latest.generation = generation;
         if !latest.whole {
@@ -53,7 +54,7 @@ impl Slot {
                 }
             }
         }
-        !std::mem::replace(&mut latest.woken, true)
+        latest.call(Urgency::Endpoints)
     }
 
     /// Takes what is new.
@@ -71,6 +72,13 @@ impl Slot {
     }
 }
 
+impl Latest {
+    fn call(&mut self, urgency: Urgency) -> Option<Urgency> {
+        let more = self.called.is_none_or(|before| urgency < before);
+        more.then(|| *self.called.insert(urgency))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,19 +92,31 @@ mod tests {
     fn the_newest_of_each_cluster_is_found_by_one_look() {
         let slot = Slot::default();
         let (old, new, other) = (assignment("a", "1"), assignment("a", "2"), assignment("b", "1"));
-        assert!(slot.moved(&[old], 7));
-        assert!(!slot.moved(std::slice::from_ref(&new), 8), "it is awake");
-        assert!(!slot.moved(std::slice::from_ref(&other), 9));
+        assert_eq!(slot.moved(&[old], 7), Some(Urgency::Endpoints));
+        assert_eq!(slot.moved(std::slice::from_ref(&new), 8), None, "it is called");
+        assert_eq!(slot.moved(std::slice::from_ref(&other), 9), None);
         assert_eq!(slot.take(), News::Moved { assignments: vec![new, other], generation: 9 });
         assert_eq!(slot.take(), News::Nothing);
-        assert!(slot.whole());
+        assert_eq!(slot.whole(Urgency::Rest), Some(Urgency::Rest));
+    }
+
+    #[test]
+    fn what_is_more_urgent_than_the_call_before_calls_again() {
+        let slot = Slot::default();
+        assert_eq!(slot.whole(Urgency::Rest), Some(Urgency::Rest));
+        assert_eq!(slot.moved(&[assignment("a", "1")], 7), Some(Urgency::Endpoints));
+        assert_eq!(slot.whole(Urgency::Rest), None);
+        assert_eq!(slot.whole(Urgency::Expiry), Some(Urgency::Expiry));
+        assert_eq!(slot.take(), News::Whole);
+        assert_eq!(slot.take(), News::Nothing, "the older calls find nothing");
+        assert_eq!(slot.whole(Urgency::Rest), Some(Urgency::Rest));
     }
 
     #[test]
     fn news_of_everything_takes_the_place_of_all() {
         let slot = Slot::default();
         slot.moved(&[assignment("a", "1")], 7);
-        slot.whole();
+        slot.whole(Urgency::Rest);
         slot.moved(&[assignment("b", "1")], 8);
         assert_eq!(slot.take(), News::Whole);
         assert_eq!(slot.take(), News::Nothing);

@@ -28,6 +28,12 @@ impl Roster {
         serde_json::to_string(&self.members).expect("numbers and strings are JSON")
     }
 
+    /// Where the members are, for people.
+    pub fn addresses(&self) -> String {
+        let addresses: Vec<&str> = self.members.links.values().map(String::as_str).collect();
+        addresses.join(", ")
+    }
+
     /// Takes a list, unless it is older than the one that is known. Answers whether it says something new.
     pub fn take(&mut self, members: Members) -> bool {
         if members.index < self.members.index || members.members.is_empty() {
@@ -63,6 +69,11 @@ impl Roster {
         if self.open.get(&node_id).is_some_and(|open| open == url) {
             self.open.remove(&node_id);
         }
+    }
+
+    /// The addresses to which a link is open.
+    pub fn linked(&self) -> Vec<String> {
+        self.open.values().cloned().collect()
     }
 
     /// The node whose link carries what is sent only once.

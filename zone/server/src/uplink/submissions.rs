@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The kinds that a zone brings.
-const KINDS: [&str; 2] = [kind::MESH_TRUST, kind::MESH_SERVICE];
+const KINDS: [&str; 3] = [kind::MESH_TRUST, kind::MESH_SERVICE, "MeshZoneAddress"];
 /// After a refusal, and when an answer did not come.
 const RETRY: Duration = Duration::from_secs(5);
 /// How long an echo may be without its resource before it is taken for left over.

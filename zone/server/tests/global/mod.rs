@@ -3,10 +3,15 @@ use openraft::{CommittedLeaderId, EntryPayload, LogId, Vote};
 use proto::link::from_zone::Kind as Up;
 use proto::link::to_zone::Kind as Down;
 use proto::link::zone_link_server::{ZoneLink, ZoneLinkServer};
-use proto::link::{Beat, FromZone, RaftCall, RaftRequest, Submitted, ToZone, Welcome};
+use proto::link::{
+    Beat, Enrolled, Enrolment, FromZone, RaftCall, RaftRequest, Submitted, ToZone, TokenAnswer, TokenWanted,
+    Welcome,
+};
 use shared_catalog::{Catalog, Command, Expected};
+use shared_identity::ca::{self, Authority};
 use shared_model::{Resource, ResourceKey};
-use shared_node::tls::ServingCert;
+use shared_node::serve::ClientCertificate;
+use shared_node::tls::{self, ServingCert};
 use shared_raft::{Batch, Entry, wire};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,8 +30,14 @@ const LEADER: u64 = 1;
 struct State {
     heard: Vec<Up>,
     links: usize,
-    ended: usize,
     authorization: String,
+    /// What enrolments said, in order; `authorization` is of the last one that had any.
+    enrolments: Vec<Enrolment>,
+    /// Enrolments by certificate.
+    renewals: usize,
+    lifetime: Duration,
+    /// Says no to every enrolment.
+    refusal: Option<Status>,
     cluster_id: String,
     promised: u64,
     catalog: Catalog,
@@ -54,14 +65,21 @@ impl Global {
         std::fs::write(dir.path().join("token"), "the-zone-token\n").unwrap();
         let listener = shared_node::serve::bind(address, "the link").unwrap();
         let address = listener.local_addr().unwrap();
-        let state = State { cluster_id: cluster_id.to_owned(), promised, ..State::default() };
+        let state = State {
+            cluster_id: cluster_id.to_owned(),
+            promised,
+            lifetime: Duration::from_secs(3600),
+            ..State::default()
+        };
         let state = Arc::new(Mutex::new(state));
-        let service = ZoneLinkServer::new(Service(state.clone()));
+        let key = std::fs::read_to_string(dir.path().join("ca.key")).unwrap();
+        let authority = Arc::new(Authority::from_pem(&cert.ca_pem, &key).unwrap());
+        let service = ZoneLinkServer::new(Service(state.clone(), authority));
         let router = tonic::service::Routes::new(service).into_axum_router();
         let shutdown = CancellationToken::new();
         tokio::spawn(shared_node::serve::https(
             listener,
-            cert.server_config().unwrap(),
+            tls::mutual_server_config(&cert.ca_pem, cert.shown().unwrap()).unwrap(),
             router,
             shutdown.clone(),
         ));
@@ -93,12 +111,25 @@ impl Global {
         self.with(|state| state.authorization.clone())
     }
 
-    pub fn links(&self) -> usize {
-        self.with(|state| state.links)
+    /// Certificates are good for so long from now on.
+    pub fn set_lifetime(&self, lifetime: Duration) {
+        self.with(|state| state.lifetime = lifetime);
     }
 
-    pub fn ended(&self) -> usize {
-        self.with(|state| state.ended)
+    pub fn refuse(&self, refusal: Option<Status>) {
+        self.with(|state| state.refusal = refusal);
+    }
+
+    pub fn enrolments(&self) -> Vec<Enrolment> {
+        self.with(|state| state.enrolments.clone())
+    }
+
+    pub fn renewals(&self) -> usize {
+        self.with(|state| state.renewals)
+    }
+
+    pub fn links(&self) -> usize {
+        self.with(|state| state.links)
     }
 
     /// The first thing that zones said for which `find` answers.
@@ -137,24 +168,57 @@ impl Global {
     }
 }
 
-struct Service(Arc<Mutex<State>>);
+struct Service(Arc<Mutex<State>>, Arc<Authority>);
 
 #[tonic::async_trait]
 impl ZoneLink for Service {
     type FollowStream = ReceiverStream<Result<ToZone, Status>>;
 
+    async fn enrol(&self, request: Request<Enrolment>) -> Result<Response<Enrolled>, Status> {
+        let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let authorization = authorization.map(str::to_owned);
+        let has_certificate = request.extensions().get::<ClientCertificate>().is_some();
+        let enrolment = request.into_inner();
+        let mut state = self.0.lock().unwrap();
+        state.enrolments.push(enrolment.clone());
+        if let Some(refusal) = &state.refusal {
+            return Err(refusal.clone());
+        }
+        match authorization {
+            Some(authorization) => state.authorization = authorization,
+            None if has_certificate => state.renewals += 1,
+            None => return Err(Status::unauthenticated("neither token nor certificate")),
+        }
+        let uri = format!("weft://{}/zone/{}", state.cluster_id, enrolment.zone);
+        let now = shared_node::time::now();
+        let chain_pem = self.1.issue_requested_client(&enrolment.csr, "zone", &[uri], now, state.lifetime);
+        Ok(Response::new(Enrolled {
+            cluster_id: state.cluster_id.clone(),
+            chain_pem: chain_pem.unwrap(),
+            lifetime_ms: state.lifetime.as_millis() as u64,
+        }))
+    }
+
+    async fn issue(&self, _: Request<TokenWanted>) -> Result<Response<TokenAnswer>, Status> {
+        Err(Status::unimplemented("this stand-in signs nothing"))
+    }
+
     async fn follow(
         &self,
         request: Request<Streaming<FromZone>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
-        let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let authorization = authorization.unwrap_or_default().to_owned();
+        let shown = request.extensions().get::<ClientCertificate>();
+        let shown = shown.ok_or_else(|| Status::unauthenticated("a certificate is needed"))?;
+        let uris = ca::uris(&shown.0).unwrap();
+        let cluster_id = self.0.lock().unwrap().cluster_id.clone();
+        if !uris.iter().all(|uri| uri.starts_with(&format!("weft://{cluster_id}/zone/"))) {
+            return Err(Status::unauthenticated(format!("a certificate of another cluster: {uris:?}")));
+        }
         let mut inbound = request.into_inner();
         let (outbox, mut outgoing) = mpsc::channel::<ToZone>(64);
         let (answers, responses) = mpsc::channel(64);
         let welcome = {
             let mut state = self.0.lock().unwrap();
-            state.authorization = authorization;
             state.links += 1;
             state.outbox = Some(outbox);
             Welcome {
@@ -163,6 +227,7 @@ impl ZoneLink for Service {
                 version: "test".into(),
                 revision: state.promised,
                 node_id: 1,
+                ..Welcome::default()
             }
         };
         let state = self.0.clone();
@@ -193,7 +258,6 @@ impl ZoneLink for Service {
                     _ = beats.tick() => say(Down::Beat(Beat { revision: 0 })).await,
                 };
             }
-            state.lock().unwrap().ended += 1;
         });
         Ok(Response::new(ReceiverStream::new(responses)))
     }

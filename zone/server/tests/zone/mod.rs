@@ -1,6 +1,8 @@
 //! A zone in a temporary directory, and proxies that are clients of it.
 // Each test program uses its own part.
 #![allow(dead_code)]
+pub mod whole;
+
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
@@ -20,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Status, Streaming};
 use zone_server::app::{self, Running};
 use zone_server::config::Config;
@@ -77,6 +79,11 @@ impl Zone {
         let tls = shared_node::tls::client_config(&running.ca_pem).unwrap();
         let http = reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap();
         Zone { running, dir, config, shutdown, http }
+    }
+
+    /// The data directory.
+    pub fn path(&self) -> &std::path::Path {
+        &self.config.data_dir
     }
 
     pub fn config(&self) -> Config {
@@ -157,6 +164,16 @@ impl Zone {
         answer.text().await.unwrap()
     }
 
+    /// Asks the zone for a token of a kind, as a user or as whoever calls from this host.
+    pub async fn ask_token(&self, kind: &str, user: Option<&str>, body: &Value) -> (u16, String) {
+        let mut asked = self.http.post(self.url(&format!("/tokens/{kind}"))).json(body);
+        if let Some(user) = user {
+            asked = asked.bearer_auth(user);
+        }
+        let answer = asked.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
     pub async fn bootstrap(&self, request: &Value) -> (u16, String) {
         let url = format!("https://localhost:{}/bootstrap", self.running.xds.port());
         let asked = self.http.post(url).header("accept", "application/json").json(request);
@@ -166,24 +183,12 @@ impl Zone {
 
     /// Connects a proxy that brings `dataplane`, and subscribes as an Envoy does.
     pub async fn proxy(&self, dataplane: &Value, token: &str) -> Result<Proxy, Status> {
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&self.running.ca_pem))
-            .domain_name("localhost");
-        let url = format!("https://127.0.0.1:{}", self.running.xds.port());
-        let channel = Endpoint::from_shared(url).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
-        let mut client = AggregatedDiscoveryServiceClient::new(channel);
+        let mut client = self.client().await;
         let (requests, outgoing) = mpsc::channel(64);
-        let text = ProtoValue { kind: Some(Kind::StringValue(dataplane.to_string())) };
-        let metadata = Struct { fields: [("dataplane.resource".to_owned(), text)].into() };
-        let id = format!("{}.{}", dataplane["mesh"].as_str().unwrap(), dataplane["name"].as_str().unwrap());
-        let node = Node { id, metadata: Some(metadata), ..Node::default() };
-        let first = DeltaDiscoveryRequest { node: Some(node), type_url: CDS.into(), ..Default::default() };
+        let node = Some(node(dataplane));
+        let first = DeltaDiscoveryRequest { node, type_url: CDS.into(), ..Default::default() };
         requests.send(first).await.unwrap();
-        let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
-        if !token.is_empty() {
-            request.metadata_mut().insert("authorization", token.parse().unwrap());
-        }
-        let responses = client.delta_aggregated_resources(request).await?.into_inner();
+        let responses = client.delta_aggregated_resources(stream(outgoing, token)).await?.into_inner();
         let mut proxy = Proxy {
             requests,
             responses,
@@ -195,6 +200,15 @@ impl Zone {
         };
         proxy.subscribe(LDS, &[]).await;
         Ok(proxy)
+    }
+
+    async fn client(&self) -> AggregatedDiscoveryServiceClient<Channel> {
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&self.running.ca_pem))
+            .domain_name("localhost");
+        let url = format!("https://127.0.0.1:{}", self.running.xds.port());
+        let channel = Endpoint::from_shared(url).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
+        AggregatedDiscoveryServiceClient::new(channel)
     }
 
     /// Lets `proxies` answer until a revision is done, and gives its status.
@@ -213,6 +227,22 @@ impl Zone {
     }
 }
 
+/// The node of a proxy that brings `dataplane`.
+fn node(dataplane: &Value) -> Node {
+    let text = ProtoValue { kind: Some(Kind::StringValue(dataplane.to_string())) };
+    let metadata = Struct { fields: [("dataplane.resource".to_owned(), text)].into() };
+    let id = format!("{}.{}", dataplane["mesh"].as_str().unwrap(), dataplane["name"].as_str().unwrap());
+    Node { id, metadata: Some(metadata), ..Node::default() }
+}
+
+fn stream<T>(outgoing: mpsc::Receiver<T>, token: &str) -> tonic::Request<ReceiverStream<T>> {
+    let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
+    if !token.is_empty() {
+        request.metadata_mut().insert("authorization", token.parse().unwrap());
+    }
+    request
+}
+
 fn config(dir: &TempDir) -> Config {
     let any = "127.0.0.1:0".parse().unwrap();
     Config {
@@ -227,11 +257,14 @@ fn config(dir: &TempDir) -> Config {
     }
 }
 
+/// Resources by type and name.
+pub type Held = BTreeMap<String, BTreeMap<String, Resource>>;
+
 /// A client that keeps what an Envoy would keep, and asks for what the resources that it holds refer to.
 pub struct Proxy {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
-    held: BTreeMap<String, BTreeMap<String, Resource>>,
+    pub held: Held,
     asked: BTreeMap<String, BTreeSet<String>>,
     changed: BTreeMap<&'static str, BTreeSet<String>>,
     /// Everything that was ever taken from it.
@@ -317,30 +350,7 @@ impl Proxy {
 
     /// Subscribes to what the held clusters and listeners name.
     async fn follow(&mut self) {
-        use envoy_types::pb::envoy::config::cluster::v3::{
-            Cluster, cluster::ClusterDiscoveryType, cluster::DiscoveryType,
-        };
-        let mut wanted: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        for resource in self.held.get(CDS).into_iter().flat_map(BTreeMap::values) {
-            let cluster = Cluster::decode(resource.resource.as_ref().unwrap().value.as_slice()).unwrap();
-            if cluster.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)) {
-                let config = cluster.eds_cluster_config.unwrap_or_default();
-                let name = if config.service_name.is_empty() { cluster.name } else { config.service_name };
-                wanted.entry(EDS).or_default().insert(name);
-            }
-        }
-        // Names of routes and secrets stand deep inside of listeners and clusters. They are found by their form.
-        let body = |url: &str| self.held.get(url).map(|all| text(all.values())).unwrap_or_default();
-        let (clusters, listeners) = (body(CDS), body(LDS));
-        for secret in ["identity_cert:secret:default", "system_trust_bundle"] {
-            if clusters.contains(secret) || listeners.contains(secret) {
-                wanted.entry(SDS).or_default().insert(secret.to_owned());
-            }
-        }
-        for resource in self.held.get(LDS).into_iter().flat_map(BTreeMap::values) {
-            wanted.entry(RDS).or_default().extend(route_names(resource));
-        }
-        for (type_url, names) in wanted {
+        for (type_url, names) in references(&self.held) {
             let asked = self.asked.entry(type_url.to_owned()).or_default();
             let new: Vec<String> = names.difference(asked).cloned().collect();
             asked.extend(new.iter().cloned());
@@ -393,6 +403,34 @@ impl Proxy {
     pub fn changes(&self) -> BTreeMap<&'static str, BTreeSet<String>> {
         self.changed.clone()
     }
+}
+
+/// What the held clusters and listeners refer to, by type.
+fn references(all: &Held) -> BTreeMap<&'static str, BTreeSet<String>> {
+    use envoy_types::pb::envoy::config::cluster::v3::{
+        Cluster, cluster::ClusterDiscoveryType, cluster::DiscoveryType,
+    };
+    let mut wanted: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for resource in all.get(CDS).into_iter().flat_map(BTreeMap::values) {
+        let cluster = Cluster::decode(resource.resource.as_ref().unwrap().value.as_slice()).unwrap();
+        if cluster.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)) {
+            let config = cluster.eds_cluster_config.unwrap_or_default();
+            let name = if config.service_name.is_empty() { cluster.name } else { config.service_name };
+            wanted.entry(EDS).or_default().insert(name);
+        }
+    }
+    // Names of routes and secrets stand deep inside of listeners and clusters. They are found by their form.
+    let body = |url: &str| all.get(url).map(|all| text(all.values())).unwrap_or_default();
+    let (clusters, listeners) = (body(CDS), body(LDS));
+    for secret in ["identity_cert:secret:default", "system_trust_bundle"] {
+        if clusters.contains(secret) || listeners.contains(secret) {
+            wanted.entry(SDS).or_default().insert(secret.to_owned());
+        }
+    }
+    for resource in all.get(LDS).into_iter().flat_map(BTreeMap::values) {
+        wanted.entry(RDS).or_default().extend(route_names(resource));
+    }
+    wanted
 }
 
 fn text<'a>(resources: impl Iterator<Item = &'a Resource>) -> String {

@@ -3,7 +3,7 @@ mod mesh;
 
 use divan::{Bencher, black_box};
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use mesh::{Zone, identity};
+use mesh::{Style, Zone, identity};
 use prost::Message;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -122,9 +122,13 @@ fn request(kind: Type) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest { type_url: kind.type_url().into(), ..Default::default() }
 }
 
-fn fleet(proxies: usize, services: usize) -> (Zone, Works, Vec<Client>) {
-    SERVICES.set(services);
-    let (zone, works) = (Zone::new(proxies, services), Works::new());
+fn fleet(style: Style, proxies: usize, services: usize) -> (Zone, Works, Vec<Client>) {
+    connected(Zone::styled(style, proxies, services))
+}
+
+fn connected(zone: Zone) -> (Zone, Works, Vec<Client>) {
+    SERVICES.set(zone.services);
+    let works = Works::new();
     let clients: Vec<Client> = zone.ids().into_iter().map(|id| Client::connect(&zone, &works, id)).collect();
     for client in &clients {
         assert_eq!(client.session.acked(), zone.index.epoch().number(), "{}", client.id);
@@ -188,10 +192,21 @@ fn generate(zone: &Zone, works: &Works, ids: &[ProxyId]) -> usize {
     snapshots.iter().map(|snapshot| snapshot.len(Type::Cluster)).sum()
 }
 
+/// Both generations of documents, which must cost the same.
+const STYLES: [Style; 2] = [Style::Tags, Style::Labels];
+
 /// An endpoint moves and reaches all its clients, answers included: P, S.
-#[divan::bench(sample_count = 10, sample_size = 1, args = [(1000, 100), (300, 100), (1000, 1000)])]
+#[divan::bench(sample_count = 20, sample_size = 1, args = [(1000, 100), (300, 100), (1000, 1000)])]
 fn endpoint_moves(bencher: Bencher, (proxies, services): (usize, usize)) {
-    let (mut zone, works, mut clients) = fleet(proxies, services);
+    endpoint(bencher, fleet(Style::Tags, proxies, services));
+}
+
+#[divan::bench(sample_count = 20, sample_size = 1, args = STYLES)]
+fn endpoint_moves_by_style(bencher: Bencher, style: Style) {
+    endpoint(bencher, fleet(style, 1000, 100));
+}
+
+fn endpoint(bencher: Bencher, (mut zone, works, mut clients): (Zone, Works, Vec<Client>)) {
     let mut place = 1;
     bencher.bench_local(|| {
         place = place % 200 + 1;
@@ -201,14 +216,72 @@ fn endpoint_moves(bencher: Bencher, (proxies, services): (usize, usize)) {
 }
 
 /// A timeout for the whole mesh changes and reaches all.
-#[divan::bench(sample_count = 5, sample_size = 1)]
-fn mesh_wide_timeout(bencher: Bencher) {
-    let (mut zone, works, mut clients) = fleet(1000, 100);
+#[divan::bench(sample_count = 10, sample_size = 1, args = STYLES)]
+fn mesh_wide_timeout(bencher: Bencher, style: Style) {
+    let (mut zone, works, mut clients) = fleet(style, 1000, 100);
     let mut seconds = 1;
     bencher.bench_local(|| {
         seconds += 1;
         let timeout = zone.timeout(seconds);
         change(&mut zone, &works, &mut clients, timeout)
+    });
+}
+
+/// A timeout for one service changes and reaches its 200 clients.
+#[divan::bench(sample_count = 20, sample_size = 1, args = STYLES)]
+fn timeout_of_one_service(bencher: Bencher, style: Style) {
+    let (mut zone, works, mut clients) = fleet(style, 1000, 100);
+    let mut seconds = 1;
+    bencher.bench_local(|| {
+        seconds += 1;
+        let timeout = zone.timeout_of(50, seconds);
+        change(&mut zone, &works, &mut clients, timeout)
+    });
+}
+
+/// A permission for one service changes and reaches its 10 instances.
+#[divan::bench(sample_count = 20, sample_size = 1, args = STYLES)]
+fn permission_for_one_service(bencher: Bencher, style: Style) {
+    let (mut zone, works, mut clients) = fleet(style, 1000, 100);
+    let mut caller = 0;
+    bencher.bench_local(|| {
+        caller = (caller + 1) % 100;
+        let withdrawal = zone.withdrawal("withdrawn", 50, caller);
+        change(&mut zone, &works, &mut clients, withdrawal)
+    });
+}
+
+/// 1,000 proxies under 2,000 permissions and 1,000 routes.
+fn many_policies() -> (Zone, Works, Vec<Client>) {
+    let mut zone = Zone::new(1000, 100);
+    let permissions = (0..2000).map(|i| zone.withdrawal(&format!("permission-{i}"), i % 100, i / 20));
+    let routes = (0..1000).map(|i| zone.route(&format!("route-{i}"), i % 100, &format!("/{}", i / 100)));
+    let changes: Vec<_> = permissions.chain(routes).collect();
+    zone.index.apply(changes);
+    connected(zone)
+}
+
+/// One route of a thousand changes and reaches the 200 clients of its service.
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn one_route_of_many(bencher: Bencher) {
+    let (mut zone, works, mut clients) = many_policies();
+    let mut edit = 0;
+    bencher.bench_local(|| {
+        edit += 1;
+        let route = zone.route("route-50", 50, &format!("/edit-{edit}"));
+        change(&mut zone, &works, &mut clients, route)
+    });
+}
+
+/// One permission of two thousand changes and reaches the 10 instances of its service.
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn one_permission_of_many(bencher: Bencher) {
+    let (mut zone, works, mut clients) = many_policies();
+    let mut edit = 0;
+    bencher.bench_local(|| {
+        edit += 1;
+        let permission = zone.withdrawal("permission-50", 50, edit % 100);
+        change(&mut zone, &works, &mut clients, permission)
     });
 }
 
@@ -237,7 +310,7 @@ fn change(zone: &mut Zone, works: &Works, clients: &mut [Client], change: zone_i
 /// A session decides that it has nothing to send.
 #[divan::bench]
 fn nothing_changed(bencher: Bencher) {
-    let (zone, works, mut clients) = fleet(100, 100);
+    let (zone, works, mut clients) = fleet(Style::Tags, 100, 100);
     let view = zone.index.epoch().view_of(&zone.id(0)).expect("a view");
     let snapshot = Arc::new(works.manifests.assemble(&view, Some(&works.identity)).0);
     let mut generation = 1_000;

@@ -4,6 +4,7 @@
 //! it.
 use crate::{
     envoy::{exact, percent, prefix, regex, regex_matcher},
+    memo::Same,
     names,
     outbound::{Draft, target},
 };
@@ -35,28 +36,56 @@ use shared_policy::{
     },
 };
 use std::{collections::BTreeSet, sync::Arc};
-use zone_index::{Destination, ProxyView};
+use zone_index::{Destination, Front, ProxyView};
+
+/// What the routes say of a destination.
+pub(crate) fn rules(destination: &Destination, view: &ProxyView) -> Vec<Rule> {
+    match destination.protocol.is_http() {
+        true => http_route::outbound(&view.policies, &target(destination)),
+        false => Vec::new(),
+    }
+}
+
+/// Where the references of rules about a destination lead, each by itself.
+pub(crate) fn resolved(
+    rules: &[Rule],
+    destination: &Destination,
+    view: &ProxyView,
+) -> Vec<Option<Same<Front>>> {
+    let resolve = |backend: &BackendRef| {
+        let found = view.destinations.resolve(backend, Some(destination.port))?;
+        Some(Same(found.front().clone()))
+    };
+    let mut resolved = Vec::new();
+    for rule in rules {
+        resolved.extend(rule.backends.iter().map(|weighted| resolve(&weighted.backend)));
+        resolved.extend(rule.filters.iter().filter_map(|filter| match filter {
+            Filter::Mirror(mirror) => Some(resolve(&mirror.backend)),
+            _ => None,
+        }));
+    }
+    resolved
+}
 
 /// Fills in the routes, the catch-all last, and answers with the destinations that they lead to.
 pub(crate) fn outbound(
     draft: &mut Draft,
+    rules: &[Rule],
     view: &ProxyView,
     problems: &mut Vec<Problem>,
 ) -> Vec<Arc<Destination>> {
     let mut reached = Vec::new();
-    if draft.destination.protocol.is_http() {
-        for rule in http_route::outbound(&view.policies, &target(draft.destination)) {
-            let mut backends = Backends { draft, view, reached: &mut reached, missing: BTreeSet::new() };
-            let action = action(&rule, &mut backends);
-            for missing in backends.missing {
-                let reason =
-                    format!("MeshHTTPRoute {} leads to {missing}, which does not exist", rule.route.name);
-                problems.push(Problem::new("", reason));
-            }
-            if let Some(action) = action {
-                let routes = routes(&rule, &action);
-                draft.routes.extend(routes.into_iter().map(|route| (Some(rule.route.clone()), route)));
-            }
+    for rule in rules {
+        let mut backends = Backends { draft, view, reached: &mut reached, missing: BTreeSet::new() };
+        let action = action(rule, &mut backends);
+        for missing in backends.missing {
+            let reason =
+                format!("MeshHTTPRoute {} leads to {missing}, which does not exist", rule.route.name);
+            problems.push(Problem::new("", reason));
+        }
+        if let Some(action) = action {
+            let routes = routes(rule, &action);
+            draft.routes.extend(routes.into_iter().map(|route| (Some(rule.route.clone()), route)));
         }
     }
     let everything = RouteAction {

@@ -1,11 +1,9 @@
 //! One type of resources on one stream: what the client asked for, what it holds, and what is on its way.
-use crate::snapshot::{Encoded, Snapshot, Type, Version};
+use crate::snapshot::{Encoded, Name, Snapshot, Type, Version};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
-
-pub(super) type Name = Arc<str>;
 
 /// What happened to one type's responses since the stream began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,11 +129,12 @@ impl Lane {
                 self.held.retain(|name, _| keep(name, names));
                 continue;
             }
-            if let Some(name) = self.names.take(name.as_str()) {
+            let name = known(name);
+            if let Some(name) = self.names.take(&name) {
                 self.open.insert(name);
             }
             if !self.wildcard {
-                self.forget(name);
+                self.forget(&name);
             }
         }
         for name in names {
@@ -161,8 +160,8 @@ impl Lane {
         matches!(self.kind, Type::Cluster | Type::Listener)
     }
 
-    fn forget(&mut self, name: &str) {
-        self.open.insert(name.into());
+    fn forget(&mut self, name: &Name) {
+        self.open.insert(name.clone());
         self.client.remove(name);
         self.doubtful.remove(name);
         self.renew.remove(name);
@@ -171,7 +170,7 @@ impl Lane {
         self.absent.remove(name);
     }
 
-    pub fn subscribed(&self, name: &str) -> bool {
+    pub fn subscribed(&self, name: &Name) -> bool {
         self.wildcard || self.names.contains(name)
     }
 
@@ -180,7 +179,7 @@ impl Lane {
     }
 
     /// The client runs some version of it, as far as is known.
-    pub fn may_run(&self, name: &str) -> bool {
+    pub fn may_run(&self, name: &Name) -> bool {
         self.client.contains_key(name) || self.doubtful.contains_key(name)
     }
 
@@ -269,7 +268,10 @@ impl Lane {
             && (self.kind != Type::Cluster || together.is_empty() && alone.is_empty());
         let single = together.is_empty() && !alone.is_empty();
         let rest = if together.is_empty() { alone.len().saturating_sub(1) } else { alone.len() };
-        let resources = if together.is_empty() { alone.into_iter().take(1).collect() } else { together };
+        let resources = match together.is_empty() {
+            true => alone.into_iter().min_by(|a, b| (*a.name).cmp(&*b.name)).into_iter().collect(),
+            false => together,
+        };
         let covers = rest == 0 && (send_removals || gone.is_empty());
         let removed = if send_removals { gone } else { Vec::new() };
         if resources.is_empty() && removed.is_empty() && !self.owes_answer {
@@ -425,8 +427,8 @@ impl<'a> State<'a> {
         State { snapshot, warming: None }
     }
 
-    pub fn get(&self, kind: Type, name: &str) -> Option<&'a Arc<Encoded>> {
-        self.snapshot.get(kind, name)
+    pub fn get(&self, kind: Type, name: &Name) -> Option<&'a Arc<Encoded>> {
+        self.snapshot.named(kind, name)
     }
 
     fn names(&self, kind: Type) -> impl Iterator<Item = Name> {
@@ -437,14 +439,14 @@ impl<'a> State<'a> {
     /// would ignore that, and keep sending to the old endpoints; it gets an empty one.
     fn wanted(&self, kind: Type, name: &Name) -> Option<Arc<Encoded>> {
         let of = |snapshot: &Snapshot| {
-            let found = snapshot.get(kind, name).cloned();
-            let used = || kind == Type::Endpoint && snapshot.get(Type::Cluster, name).is_some();
+            let found = snapshot.named(kind, name).cloned();
+            let used = || kind == Type::Endpoint && snapshot.named(Type::Cluster, name).is_some();
             found.or_else(|| used().then(|| nobody(name)))
         };
         let leaving = self.warming.filter(|(sent, _)| {
             kind == Type::Endpoint
                 && sent.contains_key(name)
-                && self.snapshot.get(Type::Cluster, name).is_none()
+                && self.snapshot.named(Type::Cluster, name).is_none()
         });
         leaving.and_then(|(_, before)| of(before)).or_else(|| of(self.snapshot))
     }

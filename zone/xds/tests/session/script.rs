@@ -116,7 +116,10 @@ impl Player {
                 self.last.insert(kind, response.nonce.clone());
                 let mut bytes = Vec::new();
                 response.encode_into(&mut bytes);
-                let decoded = DeltaDiscoveryResponse::decode(bytes.as_slice()).expect("a response");
+                let mut decoded = DeltaDiscoveryResponse::decode(bytes.as_slice()).expect("a response");
+                // Their order within a response says nothing.
+                decoded.resources.sort_by(|a, b| a.name.cmp(&b.name));
+                decoded.removed_resources.sort();
                 let mut line = format!("-> {kind} #{}:", response.nonce);
                 for resource in decoded.resources {
                     let text =
