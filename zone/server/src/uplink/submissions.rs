@@ -16,6 +16,8 @@ use tokio::time::Instant;
 const KINDS: [&str; 3] = [kind::MESH_TRUST, kind::MESH_SERVICE, "MeshZoneAddress"];
 /// After a refusal, and when an answer did not come.
 const RETRY: Duration = Duration::from_secs(5);
+/// The longest wait before what another replica of the zone has replaced is said again.
+const RIVAL_MAX: Duration = Duration::from_secs(600);
 /// How long an echo may be without its resource before it is taken for left over.
 const LEFT_OVER: Duration = Duration::from_secs(3600);
 /// Submissions that may wait for an answer at once.
@@ -26,7 +28,15 @@ pub struct Submissions {
     next: u64,
     waiting: BTreeMap<u64, ResourceKey>,
     states: BTreeMap<ResourceKey, State>,
+    rivals: BTreeMap<ResourceKey, Rival>,
     orphans: BTreeMap<ResourceKey, Instant>,
+}
+
+/// What another replica of the zone has replaced: in which revision of it here, how often, when it may be said again.
+struct Rival {
+    of: Revision,
+    count: u32,
+    until: Instant,
 }
 
 enum State {
@@ -42,6 +52,10 @@ enum State {
     },
     Refused {
         again: Instant,
+    },
+    /// Global says the same as this revision.
+    Settled {
+        of: Revision,
     },
 }
 
@@ -60,7 +74,10 @@ impl Submissions {
             let key = ResourceKey::new(&resource.kind, &resource.mesh, resource.display_name());
             let echo = echoes.remove(&key);
             if echo.is_some_and(|echo| says_the_same(resource, echo)) {
-                self.states.remove(&key);
+                self.states.insert(key, State::Settled { of: resource.revision });
+                continue;
+            }
+            if echo.is_some() && self.is_replaced(&key, resource.revision, now) {
                 continue;
             }
             let mesh_is_there = followed.get(&ResourceKey::new(kind::MESH, "", &resource.mesh)).is_some();
@@ -103,12 +120,33 @@ impl Submissions {
         self.states.insert(key, state);
     }
 
+    /// Whether another replica of the zone, with a store of its own, has replaced what this one said. Two that answer each
+    /// other at once would fill the log: each waits twice as long as before.
+    fn is_replaced(&mut self, key: &ResourceKey, own: Revision, now: Instant) -> bool {
+        if self.rivals.get(key).is_some_and(|rival| rival.of != own) {
+            self.rivals.remove(key);
+        }
+        if matches!(self.states.get(key), Some(State::Settled { of }) if *of == own) {
+            let count = self.rivals.get(key).map_or(0, |rival| rival.count);
+            if count == 0 {
+                tracing::warn!(
+                    %key,
+                    "another zone-cp of this zone says something else: those with stores of their own must not serve the same mesh"
+                );
+            }
+            let wait = RETRY.saturating_mul(1 << count.min(16)).min(RIVAL_MAX);
+            self.rivals.insert(key.clone(), Rival { of: own, count: count + 1, until: now + wait });
+            self.states.remove(key);
+        }
+        self.rivals.get(key).is_some_and(|rival| now < rival.until)
+    }
+
     fn may_send(&self, key: &ResourceKey, own: Revision, followed: Revision, now: Instant) -> bool {
         if self.waiting.len() >= IN_FLIGHT {
             return false;
         }
         match self.states.get(key) {
-            None => true,
+            None | Some(State::Settled { .. }) => true,
             Some(State::Sent { again } | State::Refused { again }) => now >= *again,
             Some(State::Taken { revision, of, again }) => {
                 *of != own || (followed >= *revision && now >= *again)
@@ -196,6 +234,39 @@ mod tests {
         assert!(submissions.due("east", &owned, &followed, start + RETRY).is_empty());
         put(&mut owned, &service("web", 81));
         assert_eq!(told(&submissions.due("east", &owned, &followed, start)), ["put"]);
+    }
+
+    #[test]
+    fn two_with_stores_of_their_own_do_not_answer_each_other_without_end() {
+        let (mut one, mut followed) = world();
+        let (mut other, _) = world();
+        put(&mut one, &service("web", 80));
+        put(&mut other, &service("web", 81));
+        let (mut submissions, start) = ([Submissions::default(), Submissions::default()], Instant::now());
+        let mut writes = 0;
+        for second in 0..3600 {
+            let now = start + Duration::from_secs(second);
+            for (submissions, owned, port) in
+                submissions.iter_mut().zip([&one, &other]).zip([80, 81]).map(|((a, b), c)| (a, b, c))
+            {
+                for submit in submissions.due("east", owned, &followed, now) {
+                    writes += 1;
+                    put(&mut followed, &echo("web", port));
+                    let revision = followed.revision().0;
+                    submissions.answered(
+                        &Submitted { id: submit.id, revision, error: String::new() },
+                        owned,
+                        now,
+                    );
+                }
+            }
+        }
+        assert!((3..40).contains(&writes), "{writes} writes in an hour");
+        // What is changed here is said at once.
+        put(&mut one, &service("web", 82));
+        put(&mut followed, &echo("web", 81));
+        let now = start + Duration::from_secs(3600);
+        assert_eq!(told(&submissions[0].due("east", &one, &followed, now)), ["put"]);
     }
 
     #[test]
