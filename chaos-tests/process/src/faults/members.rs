@@ -6,7 +6,7 @@ use crate::{
     stage::Stage,
     wait::{until, until_within},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hyper::Method;
 use std::{
     fs,
@@ -22,19 +22,43 @@ async fn id_of(globals: &Globals, at: usize) -> Result<String> {
     found.map(|node| node.node).with_context(|| format!("{} is no member", globals.nodes[at].name))
 }
 
+/// A leader is not removed: it hands over to whoever takes it.
+async fn hand_over(globals: &Globals, from: usize, to: &[usize]) -> Result<()> {
+    let mut why = String::new();
+    for target in to {
+        let path = format!("/_cluster/nodes/{}/transfer-leadership", id_of(globals, *target).await?);
+        let api = globals.nodes[from].control_plane.api;
+        match http::call(api, Method::POST, &path, Default::default()).await {
+            Ok(answer) if answer.status == 200 => return Ok(()),
+            Ok(answer) => why = format!("status {}: {}", answer.status, answer.text()),
+            Err(error) => why = format!("{error:#}"),
+        }
+    }
+    bail!("nobody takes the leadership over: {why}")
+}
+
 /// Takes a node out of the cluster and ends it.
 pub async fn remove_node(globals: &mut Globals, at: usize) -> Result<()> {
     let id = id_of(globals, at).await?;
     until_within(Duration::from_secs(30), "the removal of a node", || async {
         let leader = globals.leader().await?;
-        // One that leads hands over first: another may be asked.
-        let through = (0..globals.nodes.len()).find(|other| *other != at && *other == leader);
-        let through = through.unwrap_or((at + 1) % globals.nodes.len());
-        let api = globals.nodes[through].control_plane.api;
+        // The leader, or whoever lives beside it: what it is asked it passes on.
+        let mut others: Vec<usize> = (0..globals.nodes.len()).filter(|other| *other != at).collect();
+        if leader == at {
+            hand_over(globals, at, &others).await?;
+        }
+        others.sort_by_key(|other| *other != leader);
         let path = format!("/_cluster/nodes/{id}");
-        let answer = http::call(api, Method::DELETE, &path, Default::default()).await?;
-        ensure!(matches!(answer.status, 200..300 | 404), "status {}: {}", answer.status, answer.text());
-        Ok(())
+        let mut why = String::new();
+        for other in others {
+            let api = globals.nodes[other].control_plane.api;
+            match http::call(api, Method::DELETE, &path, Default::default()).await {
+                Ok(answer) if matches!(answer.status, 200..300 | 404) => return Ok(()),
+                Ok(answer) => why = format!("status {}: {}", answer.status, answer.text()),
+                Err(error) => why = format!("{error:#}"),
+            }
+        }
+        bail!("{why}")
     })
     .await?;
     globals.kill_node(at)?;
