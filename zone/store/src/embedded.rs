@@ -16,6 +16,7 @@ use ring::rand::SecureRandom as _;
 use shared_catalog::{Catalog, Command, Expected, Meshes, Outcome};
 use shared_identity::seal::SealKey;
 use shared_model::{Resource, ResourceKey, Timestamp};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -27,6 +28,9 @@ const SNAPSHOT_EVERY: u64 = 1_000;
 const QUEUE: usize = 256;
 /// The most that one stored command may weigh when it is read back, in bytes; far above what the API lets in.
 const COMMAND_MAX: usize = 64 << 20;
+
+/// Values above it may lie in files of their own, in bytes; sled's limit is twice that.
+const LARGE: usize = 64 << 10;
 
 const SNAPSHOT: &[u8] = b"s";
 const SEAL: &[u8] = b"m seal";
@@ -182,6 +186,8 @@ fn serve(mut disk: Disk, mut inbox: mpsc::Receiver<Request>, publish: &watch::Se
 struct Disk {
     dir: PathBuf,
     db: sled::Db,
+    /// sled's own file. Its flush hands pages to the device, and not what the file system must know to find them.
+    file: File,
     seal: SealKey,
     catalog: Arc<Catalog>,
     /// Sequence of the newest command on disk.
@@ -204,9 +210,12 @@ impl Disk {
             }
             _ => Error::Storage { path: path.clone(), reason: error.to_string() },
         })?;
+        let file = File::open(dir.join("db"))
+            .map_err(|error| Error::Storage { path: path.clone(), reason: error.to_string() })?;
         let mut disk = Disk {
             dir: dir.to_owned(),
             db,
+            file,
             seal,
             catalog: Arc::default(),
             sequence: 0,
@@ -255,13 +264,18 @@ impl Disk {
             catalog = Catalog::decode(bytes).map_err(|error| self.damaged("the snapshot", error))?;
             (self.sequence, self.snapshot) = (sequence, sequence);
         }
+        let mut left_over = sled::Batch::default();
         // What is in the log was accepted by the rule of its time; the rule of today is for what comes.
         catalog.set_meshes(Meshes::Elsewhere);
         for entry in self.db.scan_prefix(b"l") {
             let (key, stored) = entry.map_err(|error| self.failed(error))?;
             let sequence = key.get(1..).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
             let what = || format!("command {}", sequence.unwrap_or_default());
-            // A snapshot and the removal of what it holds are one batch; an entry below it would be from no batch.
+            // A crash came between a snapshot and the removal of what it holds.
+            if sequence.is_some_and(|sequence| sequence <= self.snapshot) {
+                left_over.remove(key);
+                continue;
+            }
             let expected = self.sequence + 1;
             if sequence != Some(expected) {
                 return Err(self.damaged(what(), format!("command {expected} should be there")));
@@ -273,7 +287,7 @@ impl Disk {
         }
         catalog.set_meshes(meshes);
         self.catalog = Arc::new(catalog);
-        Ok(())
+        self.write(left_over)
     }
 
     fn apply(&mut self, commands: Vec<Command>) -> Result<Vec<Outcome>, Error> {
@@ -283,6 +297,7 @@ impl Disk {
         let mut catalog = Catalog::clone(&self.catalog);
         let mut batch = sled::Batch::default();
         let mut sequence = self.sequence;
+        let mut is_large = false;
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
             let before = catalog.revision();
@@ -291,13 +306,18 @@ impl Disk {
             if catalog.revision() != before {
                 sequence += 1;
                 let body = encode_command(&command).map_err(|error| self.failed(error))?;
+                is_large |= body.len() > LARGE;
                 batch.insert(log_key(sequence), record::seal(&body));
             }
         }
         if sequence == self.sequence {
             return Ok(outcomes);
         }
-        if let Err(error) = self.write(batch) {
+        let written = self.write(batch).and_then(|()| match is_large {
+            true => self.sync_large_values(),
+            false => Ok(()),
+        });
+        if let Err(error) = written {
             self.broken = Some(error.to_string());
             return Err(error);
         }
@@ -314,8 +334,11 @@ impl Disk {
     fn write_snapshot(&mut self) -> Result<(), Error> {
         let mut body = self.sequence.to_be_bytes().to_vec();
         body.extend(self.catalog.encode());
+        self.db.insert(SNAPSHOT, record::seal(&body)).map_err(|error| self.failed(error))?;
+        self.flush()?;
+        self.sync_large_values()?;
+        // Only now, when the snapshot is sure to be there after a power cut.
         let mut batch = sled::Batch::default();
-        batch.insert(SNAPSHOT, record::seal(&body));
         for sequence in self.snapshot + 1..=self.sequence {
             batch.remove(log_key(sequence));
         }
@@ -330,7 +353,20 @@ impl Disk {
     }
 
     fn flush(&self) -> Result<(), Error> {
-        self.db.flush().map(drop).map_err(|error| self.failed(error))
+        self.db.flush().map_err(|error| self.failed(error))?;
+        self.file.sync_data().map_err(|error| self.failed(error))
+    }
+
+    /// sled keeps a large value in a file of its own and never asks the disk for it.
+    fn sync_large_values(&self) -> Result<(), Error> {
+        let place = self.dir.join("blobs");
+        let sync = || {
+            for value in std::fs::read_dir(&place)? {
+                File::open(value?.path())?.sync_all()?;
+            }
+            File::open(&place)?.sync_all()
+        };
+        sync().map_err(|error: std::io::Error| self.failed(error))
     }
 
     fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {

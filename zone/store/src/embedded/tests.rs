@@ -38,6 +38,31 @@ async fn a_log_longer_than_a_snapshot_is_read_back() {
 }
 
 #[tokio::test]
+async fn what_a_crash_left_below_a_snapshot_is_not_applied_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Embedded::open(&path, key(), Meshes::Here).await.unwrap();
+    store.put(mesh("first"), Expected::Any).await.unwrap();
+    drop(store);
+    let first = sled::open(&path).unwrap().get(log_key(1)).unwrap().unwrap();
+    let store = Embedded::open(&path, key(), Meshes::Here).await.unwrap();
+    for i in 0..SNAPSHOT_EVERY {
+        store.put(mesh(&format!("m{i}")), Expected::Any).await.unwrap();
+    }
+    let before = store.catalog().borrow().encode();
+    drop(store);
+    let db = sled::open(&path).unwrap();
+    assert_eq!(db.get(log_key(1)).unwrap(), None, "the snapshot holds it");
+    db.insert(log_key(1), first).unwrap();
+    drop(db);
+    for _ in 0..2 {
+        let again = Embedded::open(&path, key(), Meshes::Here).await.unwrap();
+        assert_eq!(again.catalog().borrow().encode(), before);
+    }
+    assert_eq!(sled::open(&path).unwrap().get(log_key(1)).unwrap(), None);
+}
+
+#[tokio::test]
 async fn another_seal_key_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
